@@ -1,0 +1,206 @@
+"""The typed configuration: every key with its type, default and one-line meaning.
+
+`conf/` holds the named choices of each group; this file holds what a choice may say. `evotrain.checks` holds the rules
+that span several keys. No jax here: a mistake is answered before the accelerator is touched.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from omegaconf import MISSING
+
+
+def key(default: Any, meaning: str, choices: tuple[str, ...] = ()) -> Any:
+    """A configuration key: its default, its one-line meaning, and the words it may take (empty: any)."""
+    metadata = {"meaning": meaning, "choices": choices}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def group(cls: type, meaning: str) -> Any:
+    """A nested group of keys."""
+    return field(default_factory=cls, metadata={"meaning": meaning, "choices": ()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    masked_msa: float = key(2.0, "weight of the masked-MSA loss")
+    distogram: float = key(0.3, "weight of the distogram loss")
+    scale_by_length: bool = key(True, "multiply an example's loss by the square root of its residues in the crop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    blocks: int = key(MISSING, "Evoformer blocks")
+    c_m: int = key(MISSING, "channels of the MSA representation")
+    c_z: int = key(MISSING, "channels of the pair representation")
+    msa_heads: int = key(MISSING, "heads of the MSA row and column attention")
+    msa_head_dim: Optional[int] = key(None, "channels of an MSA attention head; null: c_m / msa_heads")
+    pair_heads: int = key(MISSING, "heads of the triangle attention")
+    pair_head_dim: Optional[int] = key(None, "channels of a triangle attention head; null: c_z / pair_heads")
+    c_outer: int = key(32, "channels of each side of the outer product mean")
+    c_triangle: int = key(MISSING, "channels inside the triangle multiplication")
+    transition_factor: int = key(4, "hidden channels of a transition, as a multiple of its input")
+    msa_dropout: float = key(0.15, "dropout of the MSA row attention")
+    pair_dropout: float = key(0.25, "dropout of the triangle updates")
+    position: str = key(
+        "clipped", "relative positions in the pair representation: AlphaFold's clipped one-hot, or sinusoidal",
+        ("clipped", "sinusoidal"),
+    )
+    init: str = key(
+        "af2", "initial weights: AlphaFold's (each block starts as the identity), or LeCun normal everywhere",
+        ("af2", "lecun"),
+    )
+    remat: str = key(
+        "block", "what the backward pass keeps: everything, block borders only, or borders and matrix products",
+        ("none", "block", "dots"),
+    )
+    loss: LossConfig = group(LossConfig, "weights of the losses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    data: int = key(-1, "replicas of the model that split the batch; -1: the devices that the other axes leave")
+    fsdp: int = key(1, "devices that split parameters, optimizer state and EMA, and the batch; -1: the rest")
+    context: int = key(1, "devices that split one example's MSA rows, residues and pair rows; -1: the rest")
+    microbatch: int = key(1, "examples of a device that pass through the model together")
+    simulate: int = key(0, "make this many CPU devices instead of using the machine's; 0: use the machine's")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    name: str = key("unknown", "the hardware, as printed with the utilisation")
+    peak_tflops: Optional[float] = key(None, "bf16 peak of one device in TFLOP/s, for time/utilisation; null: not logged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    lr: float = key(1e-3, "learning rate of Adam after the warm-up")
+    b1: float = key(0.9, "decay of Adam's first moment")
+    b2: float = key(0.999, "decay of Adam's second moment")
+    eps: float = key(1e-6, "Adam's epsilon")
+    warmup_examples: int = key(128_000, "examples over which the learning rate rises linearly from 0")
+    decay_examples: Optional[int] = key(6_400_000, "examples after which the rate drops once; null: never")
+    decay_factor: float = key(0.95, "the factor of that drop")
+    clip: str = key(
+        "per_example", "what is clipped: each example's gradient before averaging, the averaged one, or nothing",
+        ("per_example", "global", "none"),
+    )
+    clip_norm: float = key(0.1, "the largest global norm that clipping lets pass")
+    ema_decay: float = key(0.999, "decay per step of the parameter average that evaluation uses; 0: the parameters themselves")
+    max_skipped: int = key(10, "end the run as diverged after this many non-finite gradients in a row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    source: str = key(MISSING, "the kind of data; set by the choice of data=…", ("coevolution", "synthetic", "msa_dir"))
+    crop: int = key(MISSING, "residues of an example; longer proteins are cropped, shorter ones padded")
+    msa_clusters: int = key(MISSING, "MSA rows of an example")
+    eval_examples: int = key(32, "held-out examples that an evaluation reads, at most")
+    workers: int = key(0, "processes that prepare examples; 0: threads of the main process")
+    prefetch: int = key(4, "batches prepared ahead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig(DataConfig):
+    source: str = key("synthetic", "the kind of data; set by the choice of data=…", ("synthetic",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoevolutionConfig(DataConfig):
+    source: str = key("coevolution", "the kind of data; set by the choice of data=…", ("coevolution",))
+    mask_fraction: float = key(0.15, "MSA positions that are hidden for the masked-MSA loss")
+    coupling: float = key(1.4, "strength of the Potts couplings of touching residues; 0: columns are independent")
+    family_noise: float = key(0.1, "per-family deviation from the shared coupling table, relative to it")
+    branch_sweeps: float = key(1.0, "Gibbs sweeps along the mean branch of the phylogeny; more: less related sequences")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MsaDirConfig(DataConfig):
+    source: str = key("msa_dir", "the kind of data; set by the choice of data=…", ("msa_dir",))
+    root: str = key(MISSING, "directory with <id>/msa.a3m[.gz] and <id>/structure.cif[.gz] or .pdb[.gz]")
+    mask_fraction: float = key(0.15, "MSA positions that are hidden for the masked-MSA loss")
+    eval_fraction: float = key(0.1, "proteins held out where index.csv names no split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionConfig:
+    compute: str = key("float32", "dtype of activations and matrix products; parameters stay float32", ("float32", "bfloat16"))
+    matmul: str = key(
+        "highest", "how an accelerator multiplies float32 matrices", ("default", "high", "highest"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelsConfig:
+    attention: str = key(
+        "xla", "how attention is computed: all rows at once, or in chunks that are recomputed backward", ("xla", "xla_chunked")
+    )
+    chunk_rows: Optional[int] = key(None, "rows of a chunk, for attention=xla_chunked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    every: int = key(1000, "steps between checkpoints; one is also written after each evaluation and at the end")
+    keep: int = key(2, "newest checkpoints that are kept, beside the best")
+    best: str = key("loss", "evaluation metric that names the best checkpoint and is the run's objective")
+    best_mode: str = key("min", "whether the best is the smallest or the largest", ("min", "max"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerConfig:
+    every: int = key(10, "steps between rows of metrics.jsonl")
+    figures: bool = key(True, "draw figures after each evaluation")
+    wandb: str = key(
+        "auto", "Weights & Biases: online if there are credentials, else offline; or one of these always",
+        ("auto", "online", "offline", "off"),
+    )
+    project: str = key("evotrain", "W&B project")
+    entity: Optional[str] = key(None, "W&B team or user; null: your default")
+    timeout: int = key(30, "seconds to wait for W&B before going on offline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebugConfig:
+    nans: bool = key(False, "stop at the first NaN, at the operation that made it (slow)")
+    transfer_guard: bool = key(False, "make an implicit copy between host and device in the loop an error")
+    check_replicas: bool = key(False, "compare every replicated array across its devices after each logged step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    checkpoint: str = key("best", "which checkpoint of run_dir: best, last, or a step")
+    examples: Optional[int] = key(None, "held-out examples; null: as many as the data set's eval_examples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    command: str = key("train", "what to do", ("train", "evaluate"))
+    name: str = key(MISSING, "the run's name; names its directory and its W&B run")
+    run_dir: str = key("runs/${name}", "where everything of the run is written; the same at every restart")
+    seed: int = key(0, "seed of everything random: weights, data order, masking, dropout")
+    steps: int = key(MISSING, "optimizer steps of the whole run")
+    batch_size: int = key(MISSING, "examples of a step, over all devices")
+    eval_every: int = key(MISSING, "steps between evaluations; 0: only at the end")
+    init_from: Optional[str] = key(None, "run directory whose best parameters the run starts from")
+    resume: str = key("auto", "continue from run_dir's checkpoint: if there is one, never, or fail without one", ("auto", "never", "must"))
+    resume_allow: list[str] = key([], "keys that may differ from those the run was started with")
+    model: ModelConfig = group(ModelConfig, "the network")
+    mesh: MeshConfig = group(MeshConfig, "how devices share the work")
+    target: TargetConfig = group(TargetConfig, "the hardware")
+    optimizer: OptimizerConfig = group(OptimizerConfig, "the optimizer")
+    data: DataConfig = group(DataConfig, "the data")
+    precision: PrecisionConfig = group(PrecisionConfig, "number formats")
+    kernels: KernelsConfig = group(KernelsConfig, "implementations of the heavy operations")
+    checkpoint: CheckpointConfig = group(CheckpointConfig, "what is saved, and when")
+    logger: LoggerConfig = group(LoggerConfig, "what is reported, and where")
+    debug: DebugConfig = group(DebugConfig, "aids for finding a fault")
+    evaluate: EvaluateConfig = group(EvaluateConfig, "for command=evaluate")
+
+
+DATA_CONFIGS: dict[str, type[DataConfig]] = {
+    "synthetic": SyntheticConfig,
+    "coevolution": CoevolutionConfig,
+    "msa_dir": MsaDirConfig,
+}

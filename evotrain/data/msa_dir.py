@@ -1,0 +1,213 @@
+"""Real proteins on disk: a directory with one folder a protein, holding an alignment and a structure.
+
+    <root>/<id>/msa.a3m[.gz]
+    <root>/<id>/structure.cif[.gz] or structure.pdb[.gz]
+    <root>/index.csv                  optional; its columns id, chain, split and cluster are used
+
+The proteins held out for evaluation are those that the split column names, else whole clusters, else single proteins.
+"""
+
+import csv
+import hashlib
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from evotrain.config import MsaDirConfig
+from evotrain.data.alignment import letters, read_a3m
+from evotrain.data.protein import Protein
+from evotrain.data.structure import read_chain
+from evotrain.errors import DataError
+
+ALIGNMENT_FILES = ("msa.a3m", "msa.a3m.gz")
+STRUCTURE_FILES = ("structure.cif", "structure.cif.gz", "structure.pdb", "structure.pdb.gz")
+TRAIN_WORDS = {"train", "training"}
+HELD_OUT_WORDS = {"eval", "evaluation", "val", "valid", "validation", "test", "held_out", "held-out", "heldout"}
+
+# Parsed proteins that a process keeps in memory: a data set of a few hundred is parsed once, not every epoch.
+CACHE_BYTES = 256 * 2**20
+
+
+class MsaDir:
+    """The proteins of a directory, by id.
+
+    `train_ids` and `held_out_ids` are sorted and depend on the directory and `eval_fraction` alone: `seed`, which every
+    data source is given, must not move a protein from one side to the other. Raises DataError if there is no such
+    directory, if nothing in it can be used, or if the split leaves one side empty.
+    """
+
+    def __init__(self, config: MsaDirConfig, seed: int):
+        del seed
+        self.root = Path(config.root)
+        self._files, self._incomplete = _scan(self.root)
+        self._index = _read_index(self.root / "index.csv")
+        ids = sorted(self._files)
+        held_out, self._rule = _split(self.root, ids, self._index, config.eval_fraction)
+        self.train_ids = [name for name in ids if name not in held_out]
+        self.held_out_ids = sorted(held_out)
+        if not (self.train_ids and self.held_out_ids):
+            raise DataError(
+                f"{self.root}: no protein is left to {'evaluate on' if self.train_ids else 'train on'} "
+                f"({self.description}); change data.eval_fraction, or give index.csv a split column with train and val."
+            )
+        self._place = {
+            name: (ids, place) for ids in (self.train_ids, self.held_out_ids) for place, name in enumerate(ids)
+        }
+        self._cache = _ProteinCache(CACHE_BYTES)
+
+    @property
+    def description(self) -> str:
+        """One line for the console."""
+        incomplete = f"; {self._incomplete} folders lack a file" if self._incomplete else ""
+        return (
+            f"{len(self._files)} proteins, {len(self.train_ids)} train, {len(self.held_out_ids)} held out "
+            f"(by {self._rule}){incomplete}"
+        )
+
+    def read(self, name: str) -> Protein:
+        """The protein with that id, its arrays read-only. Raises DataError if its files cannot be used."""
+        protein = self._cache.get(name)
+        if protein is None:
+            chain = self._index.get(name, {}).get("chain") or None
+            protein = _read_protein(name, *self._files[name], chain)
+            self._cache.put(protein)
+        return protein
+
+    def load(self, name: str) -> tuple[Protein, str]:
+        """The protein and ''; or, if it cannot be read, the next of its split that can and "<id>: <reason>".
+
+        Raises DataError if no protein of the split can be read.
+        """
+        ids, place = self._place[name]
+        failure = ""
+        for step in range(len(ids)):
+            try:
+                return self.read(ids[(place + step) % len(ids)]), failure
+            except DataError as error:
+                failure = failure or f"{name}: {error}"
+        raise DataError(f"{self.root}: none of the {len(ids)} proteins of the split can be read; {failure}")
+
+
+class _ProteinCache:
+    """The proteins used last, up to a number of bytes; safe for threads, sent empty to other processes."""
+
+    def __init__(self, max_bytes: int):
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._proteins: OrderedDict[str, Protein] = OrderedDict()
+        self._lock = Lock()
+
+    def __reduce__(self):
+        return _ProteinCache, (self._max_bytes,)
+
+    def get(self, name: str) -> Protein | None:
+        with self._lock:
+            if name in self._proteins:
+                self._proteins.move_to_end(name)
+            return self._proteins.get(name)
+
+    def put(self, protein: Protein) -> None:
+        with self._lock:
+            if protein.name in self._proteins:
+                return
+            self._proteins[protein.name] = protein
+            self._bytes += _size(protein)
+            while self._bytes > self._max_bytes:
+                self._bytes -= _size(self._proteins.popitem(last=False)[1])
+
+
+def _arrays(protein: Protein) -> list[np.ndarray]:
+    return [value for value in vars(protein).values() if isinstance(value, np.ndarray)]
+
+
+def _size(protein: Protein) -> int:
+    return sum(array.nbytes for array in _arrays(protein))
+
+
+def _read_protein(name: str, alignment: Path, structure: Path, chain: str | None) -> Protein:
+    _, msa, deletions = read_a3m(alignment)
+    positions, mask = read_chain(structure, chain, letters(msa[0]))
+    protein = Protein(
+        name=name,
+        msa=msa,
+        deletions=deletions,
+        atom_positions=positions,
+        atom_mask=mask,
+        residue_index=np.arange(msa.shape[1], dtype=np.int32),
+    )
+    for array in _arrays(protein):
+        array.flags.writeable = False  # the cache hands the same arrays out again
+    return protein
+
+
+def _scan(root: Path) -> tuple[dict[str, tuple[Path, Path]], int]:
+    """Alignment and structure of every id, and the number of folders that have only one of the two."""
+    try:
+        folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
+    except FileNotFoundError:
+        raise DataError(f"data.root={root}: no such directory (it would be {root.absolute()}).") from None
+    except OSError as error:
+        raise DataError(f"data.root={root}: cannot be listed as a directory ({error.strerror}).") from None
+    files, incomplete = {}, 0
+    for folder in folders:
+        alignment, structure = _find(folder, ALIGNMENT_FILES), _find(folder, STRUCTURE_FILES)
+        if alignment and structure:
+            files[folder.name] = alignment, structure
+        elif alignment or structure:
+            incomplete += 1
+    if not files:
+        raise DataError(
+            f"data.root={root}: none of its {len(folders)} folders is a protein; each needs msa.a3m[.gz] and "
+            f"structure.cif[.gz] or structure.pdb[.gz]."
+        )
+    return files, incomplete
+
+
+def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        raise DataError(f"{folder}: has both {found[0].name} and {found[1].name}; keep the one that counts.")
+    return found[0] if found else None
+
+
+def _read_index(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of index.csv by id; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    index: dict[str, dict[str, str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if "id" not in (reader.fieldnames or []):
+                raise DataError(f"{path}: has no column id; its first line must name the columns.")
+            for row in reader:
+                if row["id"] in index:
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: the id {row['id']!r} is there twice; keep one row."
+                    )
+                index[row["id"]] = {column: (row.get(column) or "").strip() for column in ("chain", "split", "cluster")}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a comma-separated table ({error}).") from None
+    return index
+
+
+def _split(root: Path, ids: list[str], index: dict[str, dict[str, str]], eval_fraction: float) -> tuple[set[str], str]:
+    """The ids held out, and the rule that chose them."""
+    words = {name: index.get(name, {}).get("split", "").lower() for name in ids}
+    if any(word in TRAIN_WORDS | HELD_OUT_WORDS for word in words.values()):
+        for name, word in words.items():
+            if word not in TRAIN_WORDS | HELD_OUT_WORDS:
+                raise DataError(
+                    f"{root / 'index.csv'}: the split of {name!r} is {word!r}; write train or val for every protein."
+                )
+        return {name for name in ids if words[name] in HELD_OUT_WORDS}, "split"
+    clusters = {name: index.get(name, {}).get("cluster") or name for name in ids}
+    rule = "id" if all(clusters[name] == name for name in ids) else "cluster"
+    return {name for name in ids if _fraction(clusters[name]) < eval_fraction}, rule
+
+
+def _fraction(word: str) -> float:
+    """A number in [0, 1) that is the same in every process, and as good as random between words."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") / 2**32

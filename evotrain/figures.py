@@ -1,0 +1,274 @@
+"""Figures of a run: contact maps beside the baseline's, expected distances, learning curves.
+
+Every figure is drawn on its own canvas, without pyplot's global state, and replaced on disk atomically.
+N is the number of residues, without padding; maps hold the prediction above the diagonal and the truth below it.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evotrain.contacts import CONTACT_CUTOFF, LONG_RANGE
+from evotrain.run_dir import write_atomic
+
+STYLE = {
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.7,
+    "axes.edgecolor": "0.35",
+    "xtick.color": "0.35",
+    "ytick.color": "0.35",
+    "xtick.labelcolor": "0.15",
+    "ytick.labelcolor": "0.15",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "hatch.linewidth": 0.4,
+}
+BLUE, ORANGE, GREEN, GREY = "#1f5a94", "#c8641b", "#3a8059", "#808080"
+TRUTH = "#262626"
+UNOBSERVED = "0.90"
+PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#ffffff", "#9dc3e0", BLUE, "#0b2a4a"])
+SCORE = LinearSegmentedColormap.from_list("score", ["#ffffff", "#f0bf98", ORANGE, "#5c2806"])
+DISTANCE = colormaps["viridis_r"]
+
+MAX_DISTANCE = 22.0  # Å; the last bin of AlphaFold's distogram begins here
+
+
+def contact_maps(
+    path: Path,
+    *,
+    name: str,
+    probability: np.ndarray,
+    contacts: np.ndarray,
+    baseline: np.ndarray,
+    mask: np.ndarray,
+    precision: float,
+    baseline_precision: float,
+    residue_index: np.ndarray,
+) -> None:
+    """Draws predicted and true contacts, and beside them those of direct coupling analysis.
+
+    Args:
+      path: the PNG file to write.
+      name: the protein.
+      probability: [N, N], predicted probability of a contact.
+      contacts: bool [N, N], the true contacts.
+      baseline: [N, N], scores of direct coupling analysis, of any scale.
+      mask: [N], 1 where the residue was observed.
+      precision, baseline_precision: of the L best long-range pairs; NaN if there are none.
+      residue_index: int [N], numbers of the residues, for the axes and the sequence separation.
+    """
+    separation = np.abs(residue_index[:, None] - residue_index[None, :])
+    score = _rank(baseline, (separation >= LONG_RANGE) & _pairs(mask), int(mask.sum()))
+    panels = [
+        ("Evoformer", probability, PROBABILITY, "contact probability", precision),
+        ("Direct coupling analysis", score, SCORE, "rank of the pair", baseline_precision),
+    ]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 4.0), layout="compressed")
+        for axes, (title, values, colors, label, value) in zip(figure.subplots(1, 2), panels, strict=True):
+            truth = np.where(contacts[..., None], _rgb(TRUTH), 1.0)
+            image = _halves(colors(np.clip(values, 0, 1))[..., :3], truth)
+            # Pairs near in sequence are easy and not counted: they are drawn, but pale.
+            near = (separation < LONG_RANGE)[..., None]
+            image = np.where(near, 0.55 * image + 0.45 * _rgb("0.93"), image)
+            _draw_map(axes, image, mask, residue_index)
+            axes.set_title(f"{title}   P@L {_precision(value)}")
+            bar = _colorbar(figure, axes, colors, Normalize(0, 1), label)
+            if values is score:
+                bar.set_ticks([1, 0.5, 0], labels=["1", "L", "2L"])
+        length = int(mask.sum())
+        counted = f"Cβ closer than {CONTACT_CUTOFF:.0f} Å, |i − j| ≥ {LONG_RANGE}"
+        figure.suptitle(f"{name}   {length} residues, long-range contacts ({counted})")
+        _save(figure, path)
+
+
+def distance_map(path: Path, *, name: str, expected: np.ndarray, true: np.ndarray, mask: np.ndarray) -> None:
+    """Draws expected and true Cβ distances.
+
+    Args:
+      path: the PNG file to write.
+      name: the protein.
+      expected: [N, N] in Å, the mean of the predicted distogram.
+      true: [N, N] in Å.
+      mask: [N], 1 where the residue was observed.
+    """
+    norm = Normalize(2.0, MAX_DISTANCE)
+    counted = _pairs(mask) & (true < MAX_DISTANCE) & ~np.eye(len(mask), dtype=bool)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.9, 4.2), layout="compressed")
+        axes = figure.subplots()
+        image = _halves(DISTANCE(norm(expected))[..., :3], DISTANCE(norm(true))[..., :3])
+        _draw_map(axes, image, mask, np.arange(1, len(mask) + 1))
+        error = f"{np.abs(expected - true)[counted].mean():.1f} Å" if counted.any() else "–"
+        axes.set_title(f"{name}   mean error {error} below {MAX_DISTANCE:.0f} Å")
+        _colorbar(figure, axes, DISTANCE, norm, "Cβ distance (Å)", extend="max").set_ticks([5, 10, 15, 20])
+        _save(figure, path)
+
+
+def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draws the losses of the rows of metrics.jsonl, and the contact precision of the evaluations if there are any."""
+    train = [row for row in rows if row["split"] == "train"]
+    evaluations = [row for row in rows if row["split"] != "train"]
+    has_contacts = any("contact/precision_at_L" in row for row in evaluations)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.4 if has_contacts else 4.6, 3.4), layout="constrained")
+        panels = np.ravel(figure.subplots(1, 2 if has_contacts else 1))
+        _draw_losses(panels[0], train, evaluations)
+        if has_contacts:
+            _draw_precision(panels[1], evaluations)
+        last = max((row["step"] for row in rows), default=1)
+        for axes in panels:
+            axes.set_xlim(-0.02 * last, 1.02 * last)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="0.92", linewidth=0.7)
+            axes.set_axisbelow(True)
+            axes.set_xlabel("optimizer step")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        _save(figure, path)
+
+
+def _draw_losses(axes: Axes, train: Sequence[Mapping], evaluations: Sequence[Mapping]) -> None:
+    parts = {"loss": ("total", BLUE), "loss/masked_msa": ("masked MSA", ORANGE), "loss/distogram": ("distogram", GREEN)}
+    for name, (label, color) in parts.items():
+        steps, values = _series(train, name)
+        smooth = _smooth(values)
+        if len(smooth) > 1 and not np.array_equal(smooth, values, equal_nan=True):
+            axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
+        if len(steps):
+            marker = "." if len(steps) < 20 else None
+            axes.plot(steps, smooth, color=color, linewidth=1.5, marker=marker, label=label)
+        steps, values = _series(evaluations, name)
+        axes.plot(steps, values, "o", color=color, markersize=4, markerfacecolor="white", markeredgewidth=1.2)
+    if any("loss" in row for row in evaluations):
+        held_out = {"color": "0.3", "markersize": 4, "markerfacecolor": "white", "markeredgewidth": 1.2}
+        axes.plot([], [], "o", **held_out, label="held out")
+    axes.set_title("Loss", loc="left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+
+
+def _draw_precision(axes: Axes, evaluations: Sequence[Mapping]) -> None:
+    lines = {
+        "contact/precision_at_L": ("Evoformer", BLUE, "-"),
+        "dca/precision_at_L": ("DCA", ORANGE, "-"),
+        "permuted/precision_at_L": ("permuted columns", BLUE, "--"),
+        "contact/chance": ("chance", GREY, ":"),
+    }
+    for name, (label, color, style) in lines.items():
+        steps, values = _series(evaluations, name)
+        if len(steps):
+            own = name == "contact/precision_at_L"
+            axes.plot(
+                steps, values, style, color=color, linewidth=1.8 if own else 1.3, marker="o", markersize=3, label=label
+            )
+    axes.set_ylim(bottom=0)
+    # Room for the legend above the curves, which end anywhere.
+    axes.set_ylim(top=min(1.3 * axes.get_ylim()[1], 1.3))
+    axes.set_title("Long-range contact precision at L, held out", loc="left")
+    axes.legend(loc="upper left", ncols=2)
+
+
+def _series(rows: Iterable[Mapping], name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    return np.array(steps, int), np.array(values, float)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A moving average, centred, over a twentieth of the curve; NaN where a value is."""
+    width = len(values) // 20
+    if width < 1:
+        return values
+    kernel = np.ones(2 * width + 1)
+    finite = np.isfinite(values)
+    weight = np.convolve(finite, kernel, mode="same")
+    total = np.convolve(np.where(finite, values, 0), kernel, mode="same")
+    return np.where(finite, total / np.maximum(weight, 1), np.nan)
+
+
+def _rank(score: np.ndarray, counted: np.ndarray, length: int) -> np.ndarray:
+    """Scores in [0, 1] by their rank among the counted pairs: 1 for the best, 1/2 for the L-th, 0 from the 2L-th on."""
+    upper = np.triu(counted, 1)
+    if not upper.any():
+        upper = np.triu(np.ones_like(counted), 1)
+    better = upper.sum() - np.searchsorted(np.sort(score[upper]), score, side="right")
+    return np.clip(1 - better / max(2 * length, 1), 0, 1)
+
+
+def _draw_map(axes: Axes, image: np.ndarray, mask: np.ndarray, residue_index: np.ndarray) -> None:
+    """Draws an image [N, N, 3] of residue pairs, with unobserved residues hatched."""
+    image = np.where(_pairs(mask)[..., None], image, _rgb(UNOBSERVED))
+    axes.imshow(image, interpolation="nearest", origin="upper")
+    for first, last in _runs(mask < 0.5):
+        for span in (axes.axhspan, axes.axvspan):
+            span(first - 0.5, last + 0.5, facecolor="none", edgecolor="0.6", hatch="////", linewidth=0)
+    n = len(mask)
+    axes.plot([-0.5, n - 0.5], [-0.5, n - 0.5], color="0.35", linewidth=0.6)
+    numbers = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]).tick_values(residue_index.min(), residue_index.max())
+    ticks = np.flatnonzero(np.isin(residue_index, numbers))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, [str(residue_index[tick]) for tick in ticks])
+    axes.set(xlabel="residue", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
+    corner = {"transform": axes.transAxes, "fontsize": 8, "color": "0.25"}
+    box = {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}}
+    axes.text(0.98, 0.975, "predicted", ha="right", va="top", **corner, **box)
+    axes.text(0.02, 0.025, "true", ha="left", va="bottom", **corner, **box)
+
+
+def _colorbar(
+    figure: Figure, axes: Axes, colors: Colormap, norm: Normalize, label: str, extend: str = "neither"
+) -> Colorbar:
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, label=label, extend=extend, fraction=0.046, pad=0.03)
+    bar.outline.set_linewidth(0.5)
+    return bar
+
+
+def _halves(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """[N, N, 3] with one image above the diagonal, and another below and on it."""
+    upper = np.triu(np.ones(above.shape[:2], dtype=bool), 1)
+    return np.where(upper[..., None], above, below)
+
+
+def _pairs(mask: np.ndarray) -> np.ndarray:
+    observed = mask > 0.5
+    return observed[:, None] & observed[None, :]
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """First and last index of each run of true flags."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return [(int(first), int(end) - 1) for first, end in edges.reshape(-1, 2)]
+
+
+def _rgb(color: str) -> np.ndarray:
+    return np.array(to_rgb(color))
+
+
+def _precision(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Writes the PNG; the folder is made if need be."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())

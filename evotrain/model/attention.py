@@ -1,0 +1,101 @@
+"""Gated self-attention, and the attention of the MSA stack over rows and columns.
+
+Dimensions: R independent rows, Q queries, K keys, H heads, D channels of a head, S sequences, N residues (I, J of a
+pair), C channels.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from evotrain.config import ModelConfig
+from evotrain.model.layers import Dense, LayerNorm, Policy
+from evotrain.parallel.context import gather
+
+MASKED_LOGIT = 1e9  # subtracted, so that a row without any valid key is averaged uniformly and stays finite
+
+
+class GatedAttention(nnx.Module):
+    """Gated multi-head self-attention within each row, with an optional bias shared by the rows.
+
+    x [R, Q, C] already normalised, mask [R, K], bias [H, Q, K] -> [R, Q, C].
+    """
+
+    def __init__(self, channels: int, heads: int, head_dim: int | None, *, policy: Policy, rngs: nnx.Rngs):
+        head_dim = head_dim or channels // heads
+        self.policy = policy
+        into, per_head = (channels,), (heads, head_dim)
+        self.query = Dense(into, per_head, kind="qkv", bias=False, policy=policy, rngs=rngs)
+        self.key = Dense(into, per_head, kind="qkv", bias=False, policy=policy, rngs=rngs)
+        self.value = Dense(into, per_head, kind="qkv", bias=False, policy=policy, rngs=rngs)
+        self.gate = Dense(into, per_head, kind="gate", policy=policy, rngs=rngs)
+        self.output = Dense(per_head, into, kind="final", policy=policy, rngs=rngs)
+
+    def __call__(self, x_RQC: jax.Array, mask_RK: jax.Array, bias_HQK: jax.Array | None = None) -> jax.Array:
+        def attend_rows(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+            x, mask = rows
+            weighted = attend(self.query(x), self.key(x), self.value(x), mask, bias_HQK)
+            return self.output(weighted * jax.nn.sigmoid(self.gate(x)))
+
+        chunk = self.policy.chunk_rows
+        if chunk is None or chunk >= x_RQC.shape[0]:
+            return attend_rows((x_RQC, mask_RK))
+        # Recomputed backward, so that the logits of one chunk are all that exists at a time.
+        one_row = jax.checkpoint(lambda row: attend_rows((row[0][None], row[1][None]))[0])
+        return lax.map(one_row, (x_RQC, mask_RK), batch_size=chunk)
+
+
+def attend(
+    q_RQHD: jax.Array, k_RKHD: jax.Array, v_RKHD: jax.Array, mask_RK: jax.Array, bias_HQK: jax.Array | None
+) -> jax.Array:
+    """softmax(q·k/√D + bias + mask)·v within each row, the softmax in float32 -> [R, Q, H, D]."""
+    scaled = q_RQHD * (q_RQHD.shape[-1] ** -0.5)
+    logits_RHQK = jnp.einsum("rqhd,rkhd->rhqk", scaled, k_RKHD)
+    logits_RHQK = logits_RHQK.astype(jnp.promote_types(logits_RHQK.dtype, jnp.float32))
+    if bias_HQK is not None:
+        logits_RHQK += bias_HQK[None].astype(logits_RHQK.dtype)
+    logits_RHQK += (MASKED_LOGIT * (mask_RK - 1.0))[:, None, None, :].astype(logits_RHQK.dtype)
+    weights_RHQK = jax.nn.softmax(logits_RHQK, axis=-1).astype(v_RKHD.dtype)
+    return jnp.einsum("rhqk,rkhd->rqhd", weights_RHQK, v_RKHD)
+
+
+class PairBias(nnx.Module):
+    """The attention bias that pair rows give: normalised z [I, J, C], sharded along I -> whole [H, I, J]."""
+
+    def __init__(self, channels: int, heads: int, *, policy: Policy, rngs: nnx.Rngs):
+        self.project = Dense((channels,), (heads,), kind="bias", bias=False, policy=policy, rngs=rngs)
+
+    def __call__(self, z_IJC: jax.Array) -> jax.Array:
+        return jnp.moveaxis(gather(self.project(z_IJC), 0), -1, 0)
+
+
+class MSARowAttentionWithPairBias(nnx.Module):
+    """Attention between residues of a sequence, biased by the pair representation (AlphaFold 2, Suppl. Alg. 7).
+
+    m [S, N, c_m] sharded along S, z [N, N, c_z] sharded along its rows, mask [S, N] as m -> update of m.
+    """
+
+    def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
+        self.norm_m = LayerNorm(config.c_m, policy=policy)
+        self.norm_z = LayerNorm(config.c_z, policy=policy)
+        self.pair_bias = PairBias(config.c_z, config.msa_heads, policy=policy, rngs=rngs)
+        self.attention = GatedAttention(config.c_m, config.msa_heads, config.msa_head_dim, policy=policy, rngs=rngs)
+
+    def __call__(self, m_SNC: jax.Array, z_IJC: jax.Array, mask_SN: jax.Array) -> jax.Array:
+        return self.attention(self.norm_m(m_SNC), mask_SN, self.pair_bias(self.norm_z(z_IJC)))
+
+
+class MSAColumnAttention(nnx.Module):
+    """Attention between the sequences of an alignment column (AlphaFold 2, Suppl. Alg. 8).
+
+    m [S, N, c_m] and mask [S, N], sharded along N -> update of m.
+    """
+
+    def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
+        self.norm = LayerNorm(config.c_m, policy=policy)
+        self.attention = GatedAttention(config.c_m, config.msa_heads, config.msa_head_dim, policy=policy, rngs=rngs)
+
+    def __call__(self, m_SNC: jax.Array, mask_SN: jax.Array) -> jax.Array:
+        m_NSC = self.norm(jnp.swapaxes(m_SNC, 0, 1))
+        return jnp.swapaxes(self.attention(m_NSC, mask_SN.T), 0, 1)

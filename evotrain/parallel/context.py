@@ -1,0 +1,41 @@
+"""Context parallelism: one example spread over devices by MSA rows, residues or pair rows (dynamic axial parallelism).
+
+Modules are written for the shard that a device holds. They call the functions below where an algorithm needs what
+other devices hold; each does nothing where the context axis has size 1 or where no mesh is in scope. A tensor is
+sharded along one dimension at a time, and its first dimension unless a comment says otherwise.
+"""
+
+import jax
+from jax import lax
+
+from evotrain.parallel.mesh import CONTEXT
+
+
+def size() -> int:
+    """Devices that share one example; 1 outside of the sharded step."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape[CONTEXT] if CONTEXT in mesh.manual_axes else 1
+
+
+def gather(x: jax.Array, dim: int) -> jax.Array:
+    """The whole of `x`, of which each device holds a part of dimension `dim`; the gradient is reduce-scattered."""
+    return x if size() == 1 else lax.all_gather(x, CONTEXT, axis=dim, tiled=True)
+
+
+def switch(x: jax.Array, from_dim: int, to_dim: int) -> jax.Array:
+    """`x`, sharded along `from_dim`, as its shard along `to_dim` (an all-to-all)."""
+    return x if size() == 1 else lax.all_to_all(x, CONTEXT, split_axis=to_dim, concat_axis=from_dim, tiled=True)
+
+
+def sum_shards(x: jax.Array) -> jax.Array:
+    """The sum of `x` over the devices that share the example."""
+    return x if size() == 1 else lax.psum(x, CONTEXT)
+
+
+def shard(x: jax.Array, dim: int) -> jax.Array:
+    """This device's part of dimension `dim` of an `x` that every device holds whole (no communication)."""
+    if size() == 1:
+        return x
+    length, remainder = divmod(x.shape[dim], size())
+    assert remainder == 0, f"dimension {dim} of {x.shape} over {size()} context shards"
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(CONTEXT) * length, length, axis=dim)

@@ -1,0 +1,147 @@
+"""One training step and one evaluation step: loss → gradients → guards → update → average.
+
+Everything here runs inside one full-manual `shard_map` over the whole mesh, on the parts that a device holds: its
+examples of the batch, its share of parameters and optimizer state, and within an example its context shard.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from evotrain import optimizer
+from evotrain.config import Config
+from evotrain.model.network import Example, Metrics, bind, network
+from evotrain.parallel import fsdp
+from evotrain.parallel.mesh import BATCH_AXES, BATCH_SPEC, PAIR_ROWS_SPEC, batch_shard_index, differing_axes
+from evotrain.parallel.mesh import sum_over_batch, vary, varying_axes
+from evotrain.state import TrainState, state_specs
+
+DROPOUT_STREAM = 1  # separates the dropout keys from those that initialise the parameters
+
+
+def train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, Example], tuple[TrainState, Metrics]]:
+    """The compiled step: (state, batch) -> (new state, metrics averaged over the batch). The old state is given away."""
+    specs = state_specs(config, mesh)
+    step = partial(_train, config, *network(config))
+    return _sharded(config, mesh, step, (specs, BATCH_SPEC), (specs, P()), donate=(0,))
+
+
+def gradient_step(config: Config, mesh: Mesh) -> Callable[[Any, Example, jax.Array], tuple[Any, Metrics]]:
+    """The gradient alone: (params, batch, examples seen) -> (gradient as the update uses it, metrics)."""
+    specs = state_specs(config, mesh).params
+    step = partial(_gradients, config, *network(config))
+    return _sharded(config, mesh, step, (specs, BATCH_SPEC, P()), (specs, P()))
+
+
+def eval_step(config: Config, mesh: Mesh) -> Callable[[Any, Example], tuple[Metrics, dict[str, jax.Array]]]:
+    """(params, batch) -> metrics [B] and maps [B, N, N] of each example."""
+    specs = state_specs(config, mesh).params
+    step = partial(_evaluate, *network(config))
+    return _sharded(config, mesh, step, (specs, BATCH_SPEC), (BATCH_SPEC, PAIR_ROWS_SPEC))
+
+
+def _sharded(config: Config, mesh: Mesh, step: Callable, in_specs: Any, out_specs: Any, donate: tuple = ()) -> Callable:
+    def with_precision(*args: Any) -> Any:
+        with jax.default_matmul_precision(config.precision.matmul):
+            return step(*args)
+
+    sharded = jax.shard_map(with_precision, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True)
+    return jax.jit(sharded, donate_argnums=donate)
+
+
+def _train(
+    config: Config, graphdef: nnx.GraphDef, whole: Any, state: TrainState, batch: Example
+) -> tuple[TrainState, Metrics]:
+    opt = config.optimizer
+    grads, metrics = _gradients(config, graphdef, whole, state.params, batch, state.examples)
+    norm = fsdp.global_norm(grads)
+    if opt.clip == "global":
+        factor = optimizer.clip_factor(norm, opt.clip_norm)
+        grads = jax.tree.map(lambda g: g * factor, grads)
+
+    examples = state.examples + config.batch_size
+    rate = optimizer.learning_rate(opt, examples)
+    params, opt_state = optimizer.update(opt, grads, state.params, state.opt_state, rate)
+    ema = optimizer.average(state.ema, params, opt.ema_decay)
+
+    # A gradient that is not finite changes nothing but the position in the data.
+    finite = jnp.isfinite(norm)
+    kept = (state.params, state.opt_state, state.ema)
+    params, opt_state, ema = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, opt_state, ema), kept)
+    skipped = jnp.where(finite, 0, state.skipped + 1)
+
+    metrics |= {"grad_norm": norm, "lr": rate, "skipped": skipped, "examples": examples}
+    return TrainState(state.step + 1, examples, skipped, params, opt_state, ema), metrics
+
+
+def _gradients(
+    config: Config, graphdef: nnx.GraphDef, whole: Any, params: Any, batch: Example, examples: jax.Array
+) -> tuple[Any, Metrics]:
+    """The gradient of the mean loss, clipped by example if so configured, and the metrics' means over the batch.
+
+    The device's examples are scanned in micro-batches. Clipping an example's gradient needs all of it on one device,
+    so then the parameters are gathered once a step; otherwise the stack gathers them block by block.
+    """
+    per_example = config.optimizer.clip == "per_example"
+    weights = vary(fsdp.gather(params, whole) if per_example else params, differing_axes())
+    micro_gradients = partial(_clipped_sum if per_example else _plain_sum, config, graphdef, whole, weights)
+
+    def body(total: Any, micro: tuple[Example, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, micro_gradients(*micro)), None
+
+    rows = next(iter(batch.values())).shape[0]
+    index = examples + batch_shard_index() * rows + jnp.arange(rows)
+    stream = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(stream, index)
+    micro = jax.tree.map(lambda x: x.reshape(-1, config.mesh.microbatch, *x.shape[1:]), (batch, keys))
+
+    shapes = jax.eval_shape(micro_gradients, *jax.tree.map(lambda x: x[0], micro))
+    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), tuple(varying_axes(x))), shapes)
+    (grads, metrics), _ = lax.scan(body, zeros, micro)
+    grads, metrics = fsdp.reduce_gradients(grads, params), sum_over_batch(metrics)
+    return jax.tree.map(lambda x: x / config.batch_size, (grads, metrics))
+
+
+def _loss(graphdef: nnx.GraphDef, whole: Any, weights: Any, example: Example, key: jax.Array) -> tuple[Any, Metrics]:
+    return bind(graphdef, fsdp.gather_unstacked(weights, whole)).loss(example, key)
+
+
+def _plain_sum(
+    config: Config, graphdef: nnx.GraphDef, whole: Any, weights: Any, micro: Example, keys: jax.Array
+) -> tuple[Any, Metrics]:
+    """The summed gradient and metrics of a micro-batch."""
+
+    def total(weights: Any) -> tuple[jax.Array, Metrics]:
+        losses, metrics = jax.vmap(partial(_loss, graphdef, whole, weights))(micro, keys)
+        return jnp.sum(losses), jax.tree.map(jnp.sum, metrics)
+
+    grads, metrics = jax.grad(total, has_aux=True)(weights)
+    return grads, metrics
+
+
+def _clipped_sum(
+    config: Config, graphdef: nnx.GraphDef, whole: Any, weights: Any, micro: Example, keys: jax.Array
+) -> tuple[Any, Metrics]:
+    """The same with each example's gradient clipped to its own norm (AlphaFold 2, Suppl. 1.11.3)."""
+
+    def clipped(example: Example, key: jax.Array) -> tuple[Any, Metrics]:
+        grads, metrics = jax.grad(partial(_loss, graphdef, whole), has_aux=True)(weights, example, key)
+        grads = fsdp.sum_context(grads)
+        norm = fsdp.norm(grads)
+        factor = optimizer.clip_factor(norm, config.optimizer.clip_norm)
+        metrics |= {"example_grad_norm": norm, "clipped": (factor < 1.0).astype(jnp.float32)}
+        return jax.tree.map(lambda g: g * factor, grads), metrics
+
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(clipped)(micro, keys))
+
+
+def _evaluate(graphdef: nnx.GraphDef, whole: Any, params: Any, batch: Example) -> tuple[Metrics, dict[str, jax.Array]]:
+    weights = vary(params, BATCH_AXES)
+    return lax.map(lambda example: bind(graphdef, fsdp.gather_unstacked(weights, whole)).predict(example), batch)

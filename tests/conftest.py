@@ -1,0 +1,46 @@
+"""What every test runs under: eight simulated CPU devices, and no silent broadcasting between ranks."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before jax is imported. A program that a test starts inherits them, unless it is started with `user_environment`.
+SIMULATED_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SIMULATED_DEVICES}".strip()
+# What one test has compiled, another test or a program that it starts need not compile again. The bits stay the same.
+COMPILED = tempfile.TemporaryDirectory(prefix="evotrain-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+import jax
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """Real proteins beside the checkout, one directory each; a user's machine does not have them."""
+    root = REPOSITORY.parent / "shared" / "realdata" / "public"
+    if not root.is_dir():
+        pytest.skip(f"no real proteins at {root}")
+    return root
+
+
+@pytest.fixture
+def user_environment() -> dict[str, str]:
+    """The environment of a program started from a user's shell: one CPU device, this checkout importable."""
+    environment = dict(os.environ)
+    environment["XLA_FLAGS"] = environment["XLA_FLAGS"].replace(SIMULATED_DEVICES, "").strip()
+    paths = [str(REPOSITORY), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return environment

@@ -1,0 +1,208 @@
+import csv
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evotrain.config import MsaDirConfig
+from evotrain.data.alignment import letters
+from evotrain.data.msa_dir import MsaDir, _ProteinCache, _size
+from evotrain.data.protein import CA_ATOM
+from evotrain.errors import DataError
+
+REAL = Path(__file__).parents[2].parent / "shared/realdata"
+SEQUENCE = "MKLAVESTGG"
+RESIDUES = ("MET", "LYS", "LEU", "ALA", "VAL", "GLU", "SER", "THR", "GLY", "GLY")
+STRUCTURE = "".join(
+    f"ATOM  {i:5d}  CA  {residue} A {i:3d}    {3.8 * i:8.3f}{0:8.3f}{0:8.3f}  1.00 20.00\n"
+    f"ATOM  {i:5d}  C   {residue} A {i:3d}    {3.8 * i:8.3f}{1:8.3f}{0:8.3f}  1.00 20.00\n"
+    for i, residue in enumerate(RESIDUES, start=1)
+)
+
+
+def _add(root, *names, alignment=f">q\n{SEQUENCE}\n>h\n{SEQUENCE}\n"):
+    for name in names:
+        (root / name).mkdir()
+        (root / name / "msa.a3m").write_text(alignment)
+        (root / name / "structure.pdb").write_text(STRUCTURE)
+
+
+def _open(root, eval_fraction=0.5):
+    return MsaDir(MsaDirConfig(root=str(root), crop=8, msa_clusters=4, eval_fraction=eval_fraction), seed=0)
+
+
+def _index(root, columns, *rows):
+    (root / "index.csv").write_text("\n".join([columns, *rows]) + "\n")
+
+
+def _sentence(root, **arguments):
+    with pytest.raises(DataError) as caught:
+        _open(root, **arguments)
+    return str(caught.value)
+
+
+def test_reads_what_is_there(tmp_path):
+    _add(tmp_path, *"abcdef")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "msa.a3m").touch()
+    (tmp_path / "figures").mkdir()
+    data = _open(tmp_path)
+    ids = data.train_ids + data.held_out_ids
+    assert sorted(ids) == list("abcdef")
+    assert data.description == (
+        f"6 proteins, {len(data.train_ids)} train, {len(data.held_out_ids)} held out (by id); 1 folders lack a file"
+    )
+    protein, failure = data.load("a")
+    assert failure == ""
+    assert protein.name == "a"
+    assert letters(protein.msa[0]) == SEQUENCE
+    assert protein.msa.shape == protein.deletions.shape == (2, 10)
+    assert protein.atom_positions.shape == (10, 37, 3)
+    assert protein.atom_mask[:, CA_ATOM].all()
+    np.testing.assert_array_equal(protein.residue_index, np.arange(10))
+
+
+def test_a_relative_root_is_relative_to_the_current_directory(tmp_path, monkeypatch):
+    _add(tmp_path, *"abcdef")
+    monkeypatch.chdir(tmp_path.parent)
+    assert _open(tmp_path.name).train_ids == _open(tmp_path).train_ids
+
+
+def test_the_split_column_decides_where_it_names_one(tmp_path):
+    _add(tmp_path, *"abcd")
+    _index(tmp_path, "id,split", "a,train", "b,val", "c,Test", "d,train", "not_here,train")
+    data = _open(tmp_path)
+    assert (data.train_ids, data.held_out_ids) == (["a", "d"], ["b", "c"])
+    assert data.description == "4 proteins, 2 train, 2 held out (by split)"
+
+
+def test_whole_clusters_are_held_out_where_the_split_column_splits_nothing(tmp_path):
+    names = [f"p{i}" for i in range(40)]
+    _add(tmp_path, *names)
+    _index(tmp_path, "id,split,cluster", *(f"{name},public,c{i // 4}" for i, name in enumerate(names)))
+    data = _open(tmp_path)
+    clusters = {name: i // 4 for i, name in enumerate(names)}
+    train, held_out = ({clusters[name] for name in ids} for ids in (data.train_ids, data.held_out_ids))
+    assert not train & held_out
+    assert len(train | held_out) == 10
+    assert "(by cluster)" in data.description
+
+
+def test_the_hash_holds_out_the_same_proteins_in_every_process(tmp_path):
+    _add(tmp_path, *"abcdefgh")
+    assert _open(tmp_path).held_out_ids == ["f", "g"]
+    assert set(_open(tmp_path, 0.3).held_out_ids) <= set(_open(tmp_path, 0.6).held_out_ids)
+
+
+def test_the_chain_column_chooses_the_chain(tmp_path):
+    _add(tmp_path, *"abcdef")
+    assert STRUCTURE.count(" A ") == 20
+    two = STRUCTURE + "TER\n" + STRUCTURE.replace(" A ", " B ")
+    (tmp_path / "a" / "structure.pdb").write_text(two)
+    with pytest.raises(DataError, match="several protein chains"):
+        _open(tmp_path).read("a")
+    _index(tmp_path, "id,chain", "a,B")
+    assert _open(tmp_path).read("a").atom_mask[:, CA_ATOM].all()
+
+
+def test_a_broken_protein_is_replaced_by_the_next_of_its_split(tmp_path):
+    _add(tmp_path, *"abcde")
+    _index(tmp_path, "id,split", "a,train", "b,train", "c,val", "d,train", "e,train")
+    (tmp_path / "b" / "msa.a3m").write_text("")
+    (tmp_path / "e" / "structure.pdb").write_text("")
+    data = _open(tmp_path)
+    protein, failure = data.load("b")
+    assert protein.name == "d"
+    assert (
+        failure
+        == f"b: {tmp_path}/b/msa.a3m: the file is empty; an a3m needs at least the query: '>name' and its sequence."
+    )
+    protein, failure = data.load("e")
+    assert protein.name == "a"
+    assert failure.startswith(f"e: {tmp_path}/e/structure.pdb: holds no atoms")
+    assert data.load("c")[0].name == "c"
+
+
+def test_a_split_without_a_readable_protein(tmp_path):
+    _add(tmp_path, *"abc", alignment=">q\nMK-A\n")
+    _index(tmp_path, "id,split", "a,train", "b,train", "c,val")
+    with pytest.raises(DataError) as caught:
+        _open(tmp_path).load("b")
+    assert str(caught.value).startswith(
+        f"{tmp_path}: none of the 2 proteins of the split can be read; b: {tmp_path}/b/msa.a3m, line 1: the first"
+    )
+
+
+def test_a_directory_that_is_no_data_set(tmp_path):
+    missing = tmp_path / "missing"
+    assert _sentence(missing) == f"data.root={missing}: no such directory (it would be {missing})."
+    (tmp_path / "file").touch()
+    assert _sentence(tmp_path / "file").startswith(f"data.root={tmp_path}/file: cannot be listed as a directory (Not a")
+    (tmp_path / "one").mkdir()
+    assert _sentence(tmp_path) == (
+        f"data.root={tmp_path}: none of its 1 folders is a protein; each needs msa.a3m[.gz] and "
+        f"structure.cif[.gz] or structure.pdb[.gz]."
+    )
+
+
+def test_two_files_for_the_same_thing(tmp_path):
+    _add(tmp_path, "a", "b")
+    (tmp_path / "b" / "structure.cif.gz").touch()
+    assert (
+        _sentence(tmp_path) == f"{tmp_path}/b: has both structure.cif.gz and structure.pdb; keep the one that counts."
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("name,split\na,train\n", "index.csv: has no column id; its first line must name the columns."),
+        ("id,split\na,train\nb,val\na,val\n", "index.csv, line 4: the id 'a' is there twice; keep one row."),
+        ("id,split\na,train\nb,vla\n", "index.csv: the split of 'b' is 'vla'; write train or val for every protein."),
+        ("id,split\na,train\n", "index.csv: the split of 'b' is ''; write train or val for every protein."),
+        ("id,split\na,train\nb,train\n", "no protein is left to evaluate on (2 proteins, 2 train, 0 held out "
+         "(by split)); change data.eval_fraction, or give index.csv a split column with train and val."),
+        ("id,split\na,test\nb,val\n", "no protein is left to train on"),
+        ("id,cluster\na,1\nb,1\n", "(by cluster)); change data.eval_fraction, or give"),
+        ("id\n\xff\n", "index.csv: cannot be read as a comma-separated table"),
+    ],
+)  # fmt: skip
+def test_an_index_that_cannot_be_used(tmp_path, content, sentence):
+    _add(tmp_path, "a", "b")
+    (tmp_path / "index.csv").write_bytes(content.encode("latin-1"))
+    assert sentence in _sentence(tmp_path)
+
+
+def test_proteins_are_parsed_once_and_the_cache_stays_bounded(tmp_path):
+    _add(tmp_path, *"abcdef")
+    data = _open(tmp_path)
+    protein = data.read("a")
+    assert data.read("a") is protein
+    with pytest.raises(ValueError, match="read-only"):
+        protein.msa[0, 0] = 1
+    again = pickle.loads(pickle.dumps(data))  # as it is sent to a worker process
+    np.testing.assert_array_equal(again.read("a").msa, protein.msa)
+    cache = _ProteinCache(2 * _size(protein))
+    for name in "abac":
+        cache.put(data.read(name))
+        cache.get("a")
+    assert [cache.get(name) is not None for name in "abc"] == [True, False, True]
+
+
+@pytest.mark.parametrize("folder", ["public", "predicted"])
+def test_every_real_protein_is_read(folder):
+    root = REAL / folder
+    if not root.is_dir():
+        pytest.skip(f"needs the real proteins of {root}")
+    data = _open(root, eval_fraction=0.1)
+    with (root / "index.csv").open() as file:
+        index = {row["id"]: row for row in csv.DictReader(file)}
+    ids = data.train_ids + data.held_out_ids
+    assert sorted(ids) == sorted(index)
+    for name in ids:
+        protein = data.read(name)
+        assert protein.msa.shape == (int(index[name]["n_seq"]), int(index[name]["n_res"]))
+        observed = protein.atom_mask[:, CA_ATOM].mean()
+        assert observed == pytest.approx(float(index[name].get("coverage", 1)), abs=1e-3), name
+        assert np.isfinite(protein.atom_positions).all()

@@ -1,0 +1,91 @@
+"""Every file of conf/: it composes, passes the checks, explains itself, and holds only keys of the schema."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from test_config import schema_keys
+
+from evotrain.checks import check
+from evotrain.compose import compose, conf_dir
+from evotrain.explain import GROUPS
+
+ADDED = ("experiment", "sweep")
+FILES = sorted(conf_dir().rglob("*.yaml"))
+CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name in GROUPS]
+EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiment"]
+ROOT = ["data.root=proteins"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(conf_dir()))
+
+
+def comment(path: Path) -> list[str]:
+    """The comment block that opens a file."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_every_experiment_composes_and_passes_the_checks(experiment, devices):
+    needs_root = "msa_dir" in (conf_dir() / "experiment" / f"{experiment}.yaml").read_text()
+    overrides = ["batch_size=8"] if experiment == "notebook" and devices == 8 else []
+    config = compose([f"+experiment={experiment}", *(ROOT if needs_root else []), *overrides])
+    check(config, devices)
+    assert config.name == experiment
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes_and_passes_the_checks(group, choice):
+    root = ROOT if choice == "msa_dir" else []
+    config = compose([f"{group}={choice}", *root, "data.crop=64", "data.msa_clusters=64"])
+    check(config, 8)
+
+
+def test_every_group_of_the_design_has_choices():
+    groups = {path.parent.name for path in FILES} - {conf_dir().name}
+    assert groups == {"model", "mesh", "target", "optimizer", "data", "precision", "kernels", "logger", "debug", *ADDED}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_file_says_what_it_is(path):
+    assert len(comment(path)[0]) > 10
+    assert len(comment(path)[0]) < 110
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "experiment"], ids=name)
+def test_every_experiment_opens_with_what_to_expect(path):
+    words = [line.split()[1] for line in comment(path)[1:] if len(line.split()) > 1]
+    for word in ("Trains", "Hardware", "Time", "Expect", "Command"):
+        assert word in words, word
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_key_exists_in_the_schema(path):
+    known = schema_keys()
+    prefix = "" if path.parent.name in (*ADDED, conf_dir().name) else f"{path.parent.name}."
+
+    def visit(node, parent: str) -> None:
+        for key, value in node.items():
+            if parent + key == "hydra" or key == "defaults":
+                continue
+            assert parent + key in known, f"{name(path)}: {parent}{key}"
+            if isinstance(value, dict):
+                visit(value, f"{parent}{key}.")
+
+    visit(OmegaConf.to_container(OmegaConf.load(path)), prefix)
+
+
+def test_published_sizes():
+    """AlphaFold 2, Supplement 1.11: trunk, crops and optimizer of the two stages."""
+    initial, finetune = (compose([f"+experiment=af2_{stage}", *ROOT]) for stage in ("initial", "finetune"))
+    assert (initial.model.blocks, initial.model.c_m, initial.model.c_z) == (48, 256, 128)
+    assert (initial.data.crop, initial.data.msa_clusters) == (256, 128)
+    assert (finetune.data.crop, finetune.data.msa_clusters) == (384, 512)
+    assert (initial.optimizer.lr, finetune.optimizer.lr) == (1e-3, 5e-4)
+    assert initial.optimizer.warmup_examples == 1000 * initial.batch_size
+    assert initial.optimizer.decay_examples == 50_000 * initial.batch_size
+    assert initial.model == finetune.model

@@ -1,0 +1,277 @@
+"""The typed configuration: composition, saving, comparison, the rules across keys, and every sentence for a mistake."""
+
+import io
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from evotrain.checks import AT_LEAST, BEST_MODES, INTERVALS, check, resolve_mesh
+from evotrain.compose import (
+    compose,
+    conf_dir,
+    config_for_evaluation,
+    config_tree,
+    differences,
+    flatten,
+    load_saved,
+    save,
+    schema,
+)
+from evotrain.config import DATA_CONFIGS, Config, MeshConfig
+from evotrain.errors import ConfigError
+
+
+def schema_keys() -> dict[str, Any]:
+    """Every key of the schema, those of all kinds of data included, with its field."""
+    keys: dict[str, Any] = {}
+
+    def visit(cls: Any, prefix: str) -> None:
+        for item in fields(cls):
+            if is_dataclass(item.type):
+                keys[prefix + item.name] = item
+                visit(item.type, f"{prefix}{item.name}.")
+            else:
+                keys[prefix + item.name] = item
+
+    visit(Config, "")
+    for cls in DATA_CONFIGS.values():
+        visit(cls, "data.")
+    return keys
+
+
+def test_every_key_says_what_it_means():
+    for key, item in schema_keys().items():
+        assert item.metadata["meaning"].strip(), key
+
+
+def test_every_number_has_a_range():
+    for key, item in schema_keys().items():
+        if item.type in (int, int | None):
+            assert key in AT_LEAST, key
+        if item.type in (float, float | None):
+            assert key in INTERVALS, key
+    assert set(AT_LEAST) | set(INTERVALS) <= set(schema_keys())
+
+
+def test_quickstart_is_the_default():
+    assert compose() == compose(["+experiment=quickstart"])
+    assert compose().run_dir == "runs/quickstart"
+
+
+def test_an_override_wins_over_the_experiment():
+    config = compose(["+experiment=notebook", "model=small", "steps=7"])
+    assert (config.steps, config.model.blocks) == (7, 1)  # the experiment's blocks stay: it sets them itself
+    assert config.model.msa_dropout == 0.15
+
+
+def test_the_kind_of_data_selects_its_keys():
+    assert compose(["data=msa_dir", "data.root=x"]).data.root == "x"
+    assert not hasattr(compose().data, "root")
+
+
+def test_composition_and_checks_do_not_import_jax():
+    program = (
+        "import sys; from evotrain.checks import check; from evotrain.compose import compose; import evotrain.cli; "
+        "check(compose(), 1); print('jax' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("overrides", [[], ["data=msa_dir", "data.root=/x"], ["+experiment=notebook"]])
+def test_saved_configuration_is_read_back(tmp_path, overrides):
+    config = compose([*overrides, "resume_allow=[steps]", "optimizer.decay_examples=null"])
+    save(config, tmp_path / "config.yaml")
+    assert load_saved(tmp_path / "config.yaml") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_saved_configuration_that_cannot_be_read(tmp_path):
+    path = tmp_path / "config.yaml"
+    with pytest.raises(ConfigError, match=r"There is no .*config.yaml: name the directory of a run"):
+        load_saved(path)
+    for text in ("", "a: [", "data: {source: other}", "data: {source: msa_dir}\nzz: 3"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="is not a configuration of this version of evotrain"):
+            load_saved(path)
+
+
+def test_differences_name_both_values():
+    a, b = compose(), compose(["optimizer.lr=1", "data=msa_dir", "data.root=/x"])
+    found = differences(a, b)
+    assert found["optimizer.lr"] == (a.optimizer.lr, 1.0)
+    assert found["data.root"] == (None, "/x")
+    assert "steps" not in found
+    assert differences(a, a) == {}
+
+
+def test_tree_shows_every_key():
+    console = Console(width=100, record=True, file=io.StringIO())
+    config = compose()
+    console.print(config_tree(config))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 100
+    for key in flatten(config):
+        assert f"{key.split('.', 1)[-1]}=" in text, key
+
+
+# --- evaluation --------------------------------------------------------------------------------------------------
+
+
+def evaluate(run_dir, *overrides: str) -> Config:
+    overrides = ("command=evaluate", f"run_dir={run_dir}", *overrides)
+    return config_for_evaluation(schema(compose(overrides)), overrides)
+
+
+def test_evaluation_takes_the_run_and_its_own_overrides(tmp_path):
+    trained = compose(["model=small", "data.crop=32", "seed=5"])
+    save(trained, tmp_path / "config.yaml")
+    config = evaluate(tmp_path, "evaluate.checkpoint=last", "data.eval_examples=7", "batch_size=4")
+    assert config.model == trained.model
+    assert (config.seed, config.data.crop) == (5, 32)
+    assert (config.data.eval_examples, config.batch_size, config.evaluate.checkpoint) == (7, 4, "last")
+    assert (config.command, config.run_dir) == ("evaluate", str(tmp_path))
+
+
+def test_evaluation_on_other_data_takes_the_whole_group(tmp_path):
+    save(compose(["data.crop=32"]), tmp_path / "config.yaml")
+    config = evaluate(tmp_path, "data=msa_dir", "data.root=/x")
+    assert config.data == compose(["data=msa_dir", "data.root=/x", "data.crop=64", "data.msa_clusters=64"]).data
+
+
+def test_evaluation_refuses_to_change_what_was_trained(tmp_path):
+    save(compose(), tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"model.blocks=9 cannot be given to command=evaluate"):
+        evaluate(tmp_path, "model.blocks=9")
+    with pytest.raises(ConfigError, match="write run_dir=runs/NAME"):
+        config_for_evaluation(schema(compose()), ["command=evaluate"])
+
+
+# --- mistakes in composition -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optimizer.lrr=3", "no key optimizer.lrr; did you mean optimizer.lr? The keys of optimizer are lr, b1"),
+        ("zz=1", "There is no key zz. The keys are command, name, run_dir"),
+        ("modle=tiny", "There is no key modle; did you mean model?"),
+        ("+zz=3", "There is no key zz."),
+        ("+data.zz=3", "There is no key data.zz. The keys of data are source, crop"),
+        ("+model.zz.y=3", "There is no key model.zz. The keys of model are"),
+        ("model.blocks.x=3", "model.blocks is a single value, nothing is inside it"),
+        ("+model.blocks.x=3", "model.blocks is a single value, nothing is inside it"),
+        ("++data.root=3", "++data.root=3 sets a key that exists already: write data.root=3, without the plus"),
+        ("+model=small", "write model=small, without the plus"),
+        ("~model", "~model would delete model, but every key has a value"),
+        ("data.root=/x", "data.root is a key of data=msa_dir: select that too"),
+        ("model=tyny", "There is no model=tyny; did you mean tiny? The choices are af2, small, tiny."),
+        ("model=3", "model=3 is not the name of a choice: write model=NAME"),
+        ("model={blocks: 3}", "is not the name of a choice: write model=NAME"),
+        ("model@x=tiny", "places are fixed: leave out the @"),
+        ("+experiment=notebok", "no +experiment=notebok; did you mean notebook? The choices are af2_finetune, af2_ini"),
+        ("experiment=notebook", "write +experiment=notebook"),
+        ("+sweep=nope", "There is no +sweep=nope. The choices are lr, seeds, slurm."),
+        ("steps=abc", "steps=abc has the wrong type: steps takes a whole number (optimizer steps of the whole run)"),
+        ("optimizer.lr=fast", "optimizer.lr takes a number (learning rate"),
+        ("logger.figures=maybe", "logger.figures takes true or false (draw figures"),
+        ("model.blocks=null", "model.blocks=null has the wrong type: model.blocks takes a whole number"),
+        ("model.msa_head_dim=x", "takes a whole number or null"),
+        ("model.init=[1]", "model.init=[1] has the wrong type: model.init takes a text"),
+        ("resume_allow=3", "resume_allow takes a list such as [seed,steps]"),
+        ("data=msa_dir", "data.root has no value (directory with <id>/msa.a3m[.gz]"),
+        ("run_dir=${nme}", "run_dir refers to something that does not exist: Interpolation key 'nme' not found."),
+        ("steps", "'steps' is not an override: write key=value"),
+        ("=3", "'=3' is not an override: write key=value"),
+        ("steps=[1", "'steps=[1' cannot be read as key=value: put quotes around"),
+        ("hydra/launcher=submitit_moon", "submitit_moon is not installed: pip install 'evotrain[sweep]'"),
+        ("hydra.foo=1", "There is no key hydra.foo"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_composition_is_one_sentence(override, sentence):
+    with pytest.raises(ConfigError) as caught:
+        compose([override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- rules across keys -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "sentence"),
+    [
+        (["model.init=zero"], 1, "There is no model.init=zero. The choices are af2, lecun."),
+        (["command=trian"], 1, "There is no command=trian; did you mean train?"),
+        (["steps=0"], 1, "steps=0 is too small: write 1 or more"),
+        (["mesh.data=-2"], 1, "mesh.data=-2 is too small"),
+        (["optimizer.ema_decay=1"], 1, "optimizer.ema_decay=1.0 is out of range: write a number in [0, 1)"),
+        (["optimizer.lr=nan"], 1, "optimizer.lr=nan is out of range: write a number in (0, inf)"),
+        (["optimizer.eps=0"], 1, "optimizer.eps=0.0 is out of range"),
+        (["data.mask_fraction=1.5"], 1, "data.mask_fraction=1.5 is out of range: write a number in (0, 1]"),
+        (["evaluate.examples=3"], 1, "evaluate.examples changes nothing in command=train: leave it out, or write comm"),
+        (["evaluate.checkpoint=newest"], 1, "evaluate.checkpoint changes nothing in command=train"),
+        (["command=evaluate", "evaluate.checkpoint=newest"], 1, "write best, last, or the number of a step"),
+        (["resume_allow=[stepps]"], 1, "resume_allow names stepps, which is not a key; did you mean steps?"),
+        (["name=''"], 1, "name is empty: write name="),
+        (["model.c_m=30"], 1, "model.c_m=30 cannot be split over model.msa_heads=4"),
+        (["model.pair_heads=5"], 1, "model.c_z=32 cannot be split over model.pair_heads=5: make it a multiple, or wri"),
+        (["precision.compute=bfloat16"], 1, "precision.matmul=highest changes nothing where matrices are bfloat16"),
+        (["kernels.chunk_rows=4"], 1, "kernels.chunk_rows=4 changes nothing with kernels.attention=xla"),
+        (["kernels.attention=xla_chunked"], 1, "kernels.attention=xla_chunked needs kernels.chunk_rows"),
+        (["optimizer.decay_examples=5"], 1, "optimizer.decay_examples=5 is before the end of the warm-up"),
+        (["checkpoint.best=los"], 1, "has no checkpoint.best=los; did you mean loss?"),
+        (["data=synthetic", "checkpoint.best=masked_msa/accuracy"], 1, "The choices are loss."),
+        (["checkpoint.best=contact/precision_at_L"], 1, "write checkpoint.best_mode=max"),
+        (["mesh.data=3"], 8, "mesh.data=3 mesh.fsdp=1 mesh.context=1 needs 3 devices, but there are 8"),
+        (["mesh.context=3"], 8, "needs a multiple of 3 devices, but there are 8"),
+        (["mesh.data=2"], 1, "needs 2 devices, but there is 1: change the mesh"),
+        (["mesh.fsdp=-1"], 8, "only one axis can take the rest; give data or fsdp a size"),
+        (["mesh.fsdp=0"], 8, "an axis has at least 1 device"),
+        (["batch_size=12"], 8, "split over mesh.data × mesh.fsdp = 8 × 1 devices: write batch_size=8"),
+        (["batch_size=16", "mesh.microbatch=3"], 4, "mesh.microbatch=3 does not divide a device's 4 examples"),
+        (["mesh=context", "data.crop=60"], 8, "split over mesh.context=8 devices: write data.crop=64"),
+        (["mesh=context", "data.msa_clusters=63"], 8, "data.msa_clusters=63 cannot be split over mesh.context=8"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_cannot_run_is_one_sentence(overrides, devices, sentence):
+    with pytest.raises(ConfigError) as caught:
+        check(compose(overrides), devices)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rules_of_the_mesh_wait_for_the_devices():
+    config = compose(["mesh.data=3"])
+    check(config, None)
+    with pytest.raises(ConfigError):
+        check(config, 8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "resolved"),
+    [((-1, 1, 1), (8, 1, 1)), ((1, -1, 4), (1, 2, 4)), ((2, 2, 2), (2, 2, 2)), ((2, 1, -1), (2, 1, 4))],
+)
+def test_mesh_takes_the_rest(sizes, resolved):
+    data, fsdp, context = sizes
+    mesh = resolve_mesh(MeshConfig(data=data, fsdp=fsdp, context=context), 8)
+    assert (mesh.data, mesh.fsdp, mesh.context) == resolved
+
+
+@pytest.mark.parametrize("metric", BEST_MODES)
+def test_each_metric_can_name_the_best(metric):
+    config = compose([f"checkpoint.best={metric}", f"checkpoint.best_mode={BEST_MODES[metric]}"])
+    check(config, 1)
+
+
+def test_configuration_is_frozen_and_has_no_interpolation_left():
+    config = compose()
+    with pytest.raises(AttributeError):
+        config.steps = 3
+    assert "${" not in OmegaConf.to_yaml(schema(replace(config)))
+    assert conf_dir().is_absolute()

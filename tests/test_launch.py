@@ -1,0 +1,156 @@
+"""The launchers, with stubs in place of evotrain, srun and scontrol."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60  # seconds that a started program may take at most; nothing here measures time
+
+
+@pytest.fixture
+def stub(tmp_path: Path):
+    """Puts a program in the place of `python -m evotrain`, in the working directory."""
+
+    def write(program: str) -> Path:
+        package = tmp_path / "evotrain"
+        package.mkdir()
+        (package / "__main__.py").write_text(program)
+        return tmp_path
+
+    return write
+
+
+def run_local(repository: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(repository / "launch" / "local.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+REPORT = """
+import json, os, sys
+names = ("EVOTRAIN_COORDINATOR", "EVOTRAIN_PROCESSES", "EVOTRAIN_PROCESS", "JAX_PLATFORMS", "XLA_FLAGS")
+report = {name: os.environ[name] for name in names} | {"overrides": sys.argv[1:]}
+open(f"report-{os.environ['EVOTRAIN_PROCESS']}.json", "w").write(json.dumps(report))
+print("process", os.environ["EVOTRAIN_PROCESS"])
+"""
+
+
+def test_local_tells_each_process_who_it_is(repository: Path, stub) -> None:
+    folder = stub(REPORT)
+    overrides = ("+experiment=quickstart", "steps=3")
+    result = run_local(repository, folder, "--processes", "3", "--devices-per-process", "4", "--", *overrides)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "process 0\n"  # the others are silent
+    reports = [json.loads((folder / f"report-{process}.json").read_text()) for process in range(3)]
+    assert [report["EVOTRAIN_PROCESS"] for report in reports] == ["0", "1", "2"]
+    assert {report["EVOTRAIN_PROCESSES"] for report in reports} == {"3"}
+    assert {report["JAX_PLATFORMS"] for report in reports} == {"cpu"}
+    assert len({report["EVOTRAIN_COORDINATOR"] for report in reports}) == 1
+    assert all(report["overrides"] == list(overrides) for report in reports)
+    # The count that holds is the last one: this suite's own environment says 8.
+    assert all(report["XLA_FLAGS"].endswith("--xla_force_host_platform_device_count=4") for report in reports)
+
+
+def test_local_ends_all_when_one_fails(repository: Path, stub) -> None:
+    folder = stub(
+        "import os, sys, time\n"
+        "if os.environ['EVOTRAIN_PROCESS'] == '1':\n"
+        "    sys.exit(print('the disk is full') or 7)\n"
+        f"time.sleep({10 * PATIENCE})\n"
+    )
+    result = run_local(repository, folder, "--processes", "3")
+    assert result.returncode == 7
+    assert "process 1 failed" in result.stderr
+    assert "the disk is full" in result.stderr
+
+
+def test_local_returns_what_a_shell_returns_for_a_killed_program(repository: Path, stub) -> None:
+    folder = stub("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert run_local(repository, folder, "--processes", "1").returncode == 128 + signal.SIGKILL
+
+
+def test_local_passes_a_preemption_on_to_every_process(repository: Path, stub) -> None:
+    folder = stub(
+        "import os, signal, sys, time\n"
+        "process = os.environ['EVOTRAIN_PROCESS']\n"
+        "def save(signum, frame):\n"
+        "    open(f'saved-{process}', 'w').close()\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "open(f'started-{process}', 'w').close()\n"
+        f"time.sleep({10 * PATIENCE})\n"
+    )
+    launcher = subprocess.Popen([sys.executable, str(repository / "launch" / "local.py")], cwd=folder)
+    wait_for(folder / "started-0")
+    wait_for(folder / "started-1")
+    launcher.terminate()
+    assert launcher.wait(PATIENCE) == 0
+    assert (folder / "saved-0").exists()
+    assert (folder / "saved-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--", "mesh.simulate=8"), "--devices-per-process makes the devices"),
+        (("--processes", "0"), "must be at least 1"),
+    ],
+)
+def test_local_refuses(repository: Path, stub, arguments: tuple[str, ...], sentence: str) -> None:
+    result = run_local(repository, stub(REPORT), *arguments)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+
+
+@pytest.fixture
+def slurm(repository: Path, tmp_path: Path):
+    """Starts the batch script with a stub srun and a stub scontrol on the path."""
+
+    def start(srun: str) -> subprocess.Popen:
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        for name, text in {"srun": srun, "scontrol": 'printf "%s\\n" "$@" > scontrol.txt'}.items():
+            (programs / name).write_text(f"#!/bin/bash\n{text}\n")
+            (programs / name).chmod(0o755)
+        environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
+        script = ["bash", str(repository / "launch" / "slurm.sh"), "+experiment=af2_initial", "name=a b"]
+        return subprocess.Popen(script, cwd=tmp_path, env=environment)
+
+    return start
+
+
+def test_slurm_runs_the_command_and_returns_its_exit_code(slurm, tmp_path: Path) -> None:
+    job = slurm('printf "%s\\n" "$@" > srun.txt; exit 3')
+    assert job.wait(PATIENCE) == 3
+    words = (tmp_path / "srun.txt").read_text().splitlines()
+    assert words == ["--kill-on-bad-exit=1", "python", "-m", "evotrain", "+experiment=af2_initial", "name=a b"]
+    assert not (tmp_path / "scontrol.txt").exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_slurm_lets_an_interrupted_run_save_and_requeues_it(slurm, tmp_path: Path, signum: signal.Signals) -> None:
+    # The stub saves only after a while: the script must wait for it, though the signal ended its first wait.
+    job = slurm('trap "sleep 0.5; touch saved; exit 0" TERM; touch started; while true; do sleep 0.05; done')
+    wait_for(tmp_path / "started")
+    job.send_signal(signum)
+    assert job.wait(PATIENCE) == 0
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "scontrol.txt").read_text().split() == ["requeue", "42"]
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never appeared"
+        time.sleep(0.02)
