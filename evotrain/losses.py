@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from evotrain.config import LossConfig
-from evotrain.model.heads import DISTANCE_BINS, distance_breaks
+from evotrain.model.heads import distance_breaks
 from evotrain.parallel.context import shard, sum_shards
 
 # AlphaFold's, which differ by head.
@@ -32,7 +32,6 @@ def distogram_loss(logits: jax.Array, pseudo_beta: jax.Array, pseudo_beta_mask: 
     rows, row_mask = shard(pseudo_beta, 0), shard(pseudo_beta_mask, 0)
     squared = jnp.sum(jnp.square(rows[:, None] - pseudo_beta[None]), axis=-1)
     labels = jnp.sum(squared[..., None] > jnp.square(distance_breaks())[None, None], axis=-1)
-    labels = jnp.minimum(labels, DISTANCE_BINS - 1)
     mask = row_mask[:, None] * pseudo_beta_mask[None]
     errors = sum_shards(jnp.sum(cross_entropy(logits, labels) * mask))
     return errors / (DISTOGRAM_EPSILON + sum_shards(jnp.sum(mask)))

@@ -20,6 +20,7 @@ def stub(tmp_path: Path):
     def write(program: str) -> Path:
         package = tmp_path / "evotrain"
         package.mkdir()
+        (package / "__init__.py").touch()  # so that it comes before an installed evotrain
         (package / "__main__.py").write_text(program)
         return tmp_path
 

@@ -136,7 +136,7 @@ def test_the_sample_is_what_its_script_makes(repository: Path, tmp_path: Path, m
     kept = make_sample.SAMPLE
     monkeypatch.setattr(make_sample, "SAMPLE", tmp_path)
     make_sample.main()
-    sources = [MsaDir(MsaDirConfig(crop=48, msa_clusters=32, root=str(root)), 0) for root in (kept, tmp_path)]
+    sources = [MsaDir(MsaDirConfig(crop=48, msa_clusters=32, root=str(root))) for root in (kept, tmp_path)]
     assert sources[0].train_ids == sources[1].train_ids == ["sample0", "sample1", "sample2", "sample3"]
     assert sources[0].held_out_ids == sources[1].held_out_ids == ["sample4", "sample5"]
     for name in sources[0].train_ids + sources[0].held_out_ids:

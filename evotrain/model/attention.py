@@ -13,7 +13,9 @@ from evotrain.config import ModelConfig
 from evotrain.model.layers import Dense, LayerNorm, Policy
 from evotrain.parallel.context import gather
 
-MASKED_LOGIT = 1e9  # subtracted, so that a row without any valid key is averaged uniformly and stays finite
+# What a masked key's logit is replaced by, not increased by: a row without any valid key is then averaged uniformly,
+# and neither its values nor its gradients depend on logits that mean nothing.
+MASKED_LOGIT = -1e9
 
 
 class GatedAttention(nnx.Module):
@@ -55,7 +57,7 @@ def attend(
     logits_RHQK = logits_RHQK.astype(jnp.promote_types(logits_RHQK.dtype, jnp.float32))
     if bias_HQK is not None:
         logits_RHQK += bias_HQK[None].astype(logits_RHQK.dtype)
-    logits_RHQK += (MASKED_LOGIT * (mask_RK - 1.0))[:, None, None, :].astype(logits_RHQK.dtype)
+    logits_RHQK = jnp.where(mask_RK[:, None, None, :] > 0, logits_RHQK, MASKED_LOGIT)
     weights_RHQK = jax.nn.softmax(logits_RHQK, axis=-1).astype(v_RKHD.dtype)
     return jnp.einsum("rhqk,rkhd->rqhd", weights_RHQK, v_RKHD)
 

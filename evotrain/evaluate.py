@@ -1,0 +1,55 @@
+"""`command=evaluate`: a run's checkpoint on a data set, as a table, a JSON file and figures."""
+
+import dataclasses
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+
+from evotrain import evaluation
+from evotrain.checks import check, resolve_mesh
+from evotrain.config import Config
+from evotrain.console import Console
+from evotrain.data.sources import open_source
+from evotrain.evaluation import Evaluation
+from evotrain.parallel import distributed
+from evotrain.parallel.mesh import make_mesh
+from evotrain.resume import load_params
+from evotrain.run_dir import write_atomic
+from evotrain.state import abstract_state
+from evotrain.step import eval_step
+
+
+def evaluate_run(config: Config) -> float | None:
+    """Evaluates the averaged parameters of `evaluate.checkpoint` and writes to `<run_dir>/evaluate/<data>-<step>/`.
+
+    `config` is that of the run, with what the command line changes. Returns the metric that names the best checkpoint.
+
+    Raises:
+      EvotrainError: a mistake in the configuration or the data, or a checkpoint that cannot be used.
+    """
+    distributed.start()
+    check(config, jax.device_count())
+    config = dataclasses.replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
+    mesh = make_mesh(config.mesh)
+    source = open_source(config)
+    examples = min(config.evaluate.examples or config.data.eval_examples, source.held_out)
+    which = config.evaluate.checkpoint
+    params, step = load_params(config.run_dir, which, abstract_state(config, mesh).ema)
+
+    report = Evaluation(source, config, mesh, eval_step(config, mesh), examples).run(params)
+    if not distributed.is_primary():
+        return None
+    directory = Path(config.run_dir) / "evaluate" / f"{config.data.source}-{step}"
+    directory.mkdir(parents=True, exist_ok=True)
+    found = {"step": step, "data": source.description, "examples": examples, "metrics": report.metrics}
+    write_atomic(directory / "metrics.json", (json.dumps(found, indent=2) + "\n").encode())
+    evaluation.draw(report, directory)
+    with ExitStack() as resources:
+        console = Console(total_steps=step)
+        resources.callback(console.close)
+        console.event(f"Step {step} of {config.run_dir} on {examples} held-out examples of {source.description}:")
+        console.show_evaluation(report.metrics)
+        console.event(f"Written to {directory}.")
+    return report.metrics.get(config.checkpoint.best)

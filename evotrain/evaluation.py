@@ -1,0 +1,174 @@
+"""Evaluation on the held-out split, beside what the same alignments give without a network."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from evotrain import figures
+from evotrain.config import Config
+from evotrain.contacts import CHANCE, CONTACT_CUTOFF, KEYS, contact_precision, mean_precision
+from evotrain.data.pipeline import local_rows, stack, to_devices
+from evotrain.data.sources import Example, HeldOut, Source
+from evotrain.dca import contact_scores
+from evotrain.parallel.mesh import batch_sharding
+
+SPLIT = "eval/held_out"
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found."""
+
+    metrics: Metrics
+    pictured: "Prediction | None"  # the first held-out protein that has contacts to show
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One protein's predicted maps beside the truth, over its n residues without padding."""
+
+    name: str
+    probability: np.ndarray  # [n, n] of a contact
+    distance: np.ndarray  # [n, n] expected, in Å
+    positions: np.ndarray  # [n, 3] pseudo-β in Å
+    mask: np.ndarray  # [n] 1 where observed
+    residue_index: np.ndarray  # [n]
+    precision: float  # long range at L
+    baseline: np.ndarray  # [n, n] DCA scores
+    baseline_precision: float
+
+
+class Evaluation:
+    """The held-out examples of a source, and the compiled step that judges parameters on them."""
+
+    def __init__(self, source: Source, config: Config, mesh: Mesh, step: Callable[[Any, Any], Any], examples: int):
+        self._source, self._step, self._examples = source, step, examples
+        self._batch_size = config.batch_size
+        self._sharding = batch_sharding(mesh)
+        self._rows = local_rows(self._sharding, config.batch_size)
+        self._baseline: list[Metrics] | None = None
+
+    def run(self, params: Any) -> Report:
+        """Metrics of `params`, averaged over the held-out examples; the same on every process.
+
+        With alignments there are, beside the losses, long-range contact precisions: of the model (`contact/…`), of the
+        model on alignments whose columns were shuffled (`permuted/…`), of direct coupling analysis (`dca/…`), and of
+        guessing (`contact/chance`).
+        """
+        scores: list[Metrics] = []
+        precisions: list[Metrics] = []
+        permuted: list[Metrics] = []
+        baseline: list[Metrics] = []
+        pictured = None
+        for held_out in self._batches():
+            metrics, maps = self._judge(params, [each.example for each in held_out])
+            scores += metrics
+            if not maps:
+                continue
+            _, shuffled = self._judge(params, [each.shuffled for each in held_out])
+            for each, predicted, without in zip(held_out, maps, shuffled, strict=True):
+                precisions.append(_precision(predicted["contact_probability"], each.example))
+                permuted.append(_precision(without["contact_probability"], each.example))
+                if self._baseline is None or pictured is None:
+                    dca = _unpadded(contact_scores(each.msa), each.example)
+                    baseline.append(_precision(dca, each.example))
+                    if pictured is None and precisions[-1][CHANCE] > 0:
+                        pictured = _prediction(each.example, predicted, precisions[-1], dca, baseline[-1])
+        if self._baseline is None:
+            self._baseline = baseline
+        return Report(_average(scores) | _contacts(precisions, permuted, self._baseline), pictured)
+
+    def _batches(self) -> Iterator[list[HeldOut]]:
+        for start in range(0, self._examples, self._batch_size):
+            yield [self._source.evaluate(i) for i in range(start, min(start + self._batch_size, self._examples))]
+
+    def _judge(self, params: Any, examples: list[Example]) -> tuple[list[Metrics], list[dict[str, np.ndarray]]]:
+        """Metrics and maps of up to a batch of examples; a shorter one is filled up with its last example."""
+        filled = examples + examples[-1:] * (self._batch_size - len(examples))
+        batch = to_devices(stack([filled[row] for row in self._rows]), self._rows, self._batch_size, self._sharding)
+        metrics, maps = _fetch(self._step(params, batch))
+        rows = range(len(examples))
+        each = [{name: float(values[row]) for name, values in metrics.items()} for row in rows]
+        return each, [{name: values[row] for name, values in maps.items()} for row in rows] if maps else []
+
+
+def draw(report: Report, directory: Path) -> dict[str, Path]:
+    """Writes the figures of a report and returns their paths by name."""
+    if report.pictured is None:
+        return {}
+    p = report.pictured
+    true = np.sqrt(((p.positions[:, None] - p.positions[None]) ** 2).sum(-1))
+    paths = {"contacts": directory / "contacts.png", "distances": directory / "distances.png"}
+    figures.contact_maps(
+        paths["contacts"],
+        name=p.name,
+        probability=p.probability,
+        contacts=true < CONTACT_CUTOFF,
+        baseline=p.baseline,
+        mask=p.mask,
+        precision=p.precision,
+        baseline_precision=p.baseline_precision,
+        residue_index=p.residue_index,
+    )
+    figures.distance_map(paths["distances"], name=p.name, expected=p.distance, true=true, mask=p.mask)
+    return paths
+
+
+def _fetch(tree: Any) -> Any:
+    """Whole arrays on the host of every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _precision(scores: np.ndarray, example: Example) -> Metrics:
+    return contact_precision(scores, example["pseudo_beta"], example["pseudo_beta_mask"], example["residue_index"])
+
+
+def _unpadded(scores: np.ndarray, example: Example) -> np.ndarray:
+    """Scores [n, n] of the residues as [N, N] with the padding of the example."""
+    padding = len(example["seq_mask"]) - len(scores)
+    return np.pad(scores, (0, padding))
+
+
+def _prediction(
+    example: Example, predicted: dict[str, np.ndarray], precision: Metrics, dca: np.ndarray, baseline: Metrics
+) -> Prediction:
+    n = int(example["seq_mask"].sum())
+    at_length = next(iter(KEYS))
+    return Prediction(
+        name=str(example["name"]),
+        probability=predicted["contact_probability"][:n, :n],
+        distance=predicted["expected_distance"][:n, :n],
+        positions=example["pseudo_beta"][:n],
+        mask=example["pseudo_beta_mask"][:n],
+        residue_index=example["residue_index"][:n],
+        precision=precision[at_length],
+        baseline=dca[:n, :n],
+        baseline_precision=baseline[at_length],
+    )
+
+
+def _average(scores: list[Metrics]) -> Metrics:
+    """The mean of each metric, and the perplexity of the mean masked-MSA loss."""
+    means = {name: float(np.mean([row[name] for row in scores])) for name in scores[0]}
+    if "loss/masked_msa" in means:
+        means["masked_msa/perplexity"] = float(np.exp(means["loss/masked_msa"]))
+    return means
+
+
+def _contacts(precisions: list[Metrics], permuted: list[Metrics], baseline: list[Metrics]) -> Metrics:
+    if not precisions:
+        return {}
+    result = mean_precision(precisions)
+    for prefix, rows in (("permuted", permuted), ("dca", baseline)):
+        means = mean_precision(rows)
+        result |= {name.replace("contact", prefix, 1): means[name] for name in KEYS}
+    return result

@@ -1,0 +1,32 @@
+"""Floating-point operations of a traced program, counted where they are: in its matrix products."""
+
+import math
+from typing import Any
+
+from jax.extend import core
+
+
+def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
+    """Multiplications and additions of all matrix products, a loop's as often as it runs.
+
+    Inside a `shard_map` these are the operations of one device. What the backward pass recomputes counts again.
+    (XLA's own cost analysis counts the body of a loop once.)
+    """
+    return sum(_flops(eqn) for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns)
+
+
+def _flops(eqn: Any) -> int:
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        summed = math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
+        return 2 * summed * math.prod(eqn.outvars[0].aval.shape)
+    inner = [value for param in eqn.params.values() for value in _jaxprs(param)]
+    if eqn.primitive.name == "cond":
+        return max(count_flops(branch) for branch in inner)
+    return eqn.params.get("length", 1) * sum(count_flops(body) for body in inner)
+
+
+def _jaxprs(param: Any) -> list[Any]:
+    if isinstance(param, core.Jaxpr | core.ClosedJaxpr):
+        return [param]
+    return [value for item in param for value in _jaxprs(item)] if isinstance(param, tuple | list) else []

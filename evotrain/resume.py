@@ -1,0 +1,91 @@
+"""How a run begins: whether its directory may be used, and which parameters it starts from."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from evotrain.checkpoint import Checkpoints
+from evotrain.compose import differences, load_saved
+from evotrain.config import Config
+from evotrain.errors import ConfigError, RunError
+from evotrain.explain import spell
+from evotrain.run_dir import RunDir
+from evotrain.state import TrainState, abstract_state, create_state
+
+# Keys that may differ when a run is continued: they change how long it runs, where, and what it reports, not its path.
+FREE_GROUPS = ("mesh", "target", "checkpoint", "logger", "debug", "evaluate")
+FREE_KEYS = ("command", "name", "run_dir", "steps", "eval_every", "resume", "resume_allow", "data.workers", "data.prefetch")
+
+
+def check_same_run(config: Config, run_dir: RunDir) -> None:
+    """Refuses to mix two runs in one directory.
+
+    Raises:
+      RunError: the directory holds a run with other values of keys that decide its numbers.
+    """
+    if not run_dir.config.exists() or not _has_begun(run_dir):
+        return
+    changed = {
+        key: values
+        for key, values in differences(load_saved(run_dir.config), config).items()
+        if key.partition(".")[0] not in FREE_GROUPS and key not in FREE_KEYS and key not in config.resume_allow
+    }
+    if changed:
+        listed = ", ".join(f"{key}={spell(old)} (now {spell(new)})" for key, (old, new) in changed.items())
+        raise RunError(
+            f"{run_dir.path} holds a run with {listed}: choose another name=…, or continue it all the same with "
+            f"resume_allow=[{','.join(changed)}]."
+        )
+
+
+def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, str]:
+    """The state that the run starts from, and a line that says which.
+
+    In this order: 1. the newest checkpoint of the run itself, 2. the parameters of another run (`init_from`), 3. fresh
+    parameters.
+
+    Raises:
+      ConfigError: `resume` forbids what the directory holds, or `init_from` names no run.
+      RunError: the checkpoint is of another model, or damaged.
+    """
+    latest = checkpoints.latest_step()
+    if latest is not None and config.resume == "never":
+        raise ConfigError(f"resume=never, but {config.run_dir} holds a checkpoint of step {latest}: write another name=….")
+    if latest is None and config.resume == "must":
+        raise ConfigError(f"resume=must, but {config.run_dir} holds no checkpoint: write resume=auto, or another run_dir=….")
+    if latest is not None:
+        state, _ = checkpoints.restore(latest, abstract_state(config, mesh))
+        return state, f"continues from step {latest}"
+    state = create_state(config, mesh)
+    if config.init_from is None:
+        return state, "starts from fresh parameters"
+    params, step = load_params(config.init_from, "best", state.ema)
+    # A copy for the average: the step donates both, and one buffer cannot be given away twice.
+    state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
+    return state, f"starts from step {step} of {config.init_from}"
+
+
+def load_params(path: str | Path, which: str | int, abstract: Any) -> tuple[Any, int]:
+    """The averaged parameters of a run's checkpoint ("best", which is the last where none is, "last", or a step).
+
+    Raises:
+      ConfigError: `path` is not a run's directory.
+      RunError: there is no such checkpoint, or it is of another model.
+    """
+    run_dir = RunDir(path)
+    if not run_dir.config.exists() or not run_dir.checkpoints.exists():
+        raise ConfigError(f"{path} is not the directory of a run with checkpoints: name one, as in runs/quickstart.")
+    with Checkpoints(run_dir.checkpoints, load_saved(run_dir.config).checkpoint, read_only=True) as checkpoints:
+        steps = {"best": checkpoints.best_step() or checkpoints.latest_step(), "last": checkpoints.latest_step()}
+        step = steps.get(which, which)
+        if step is None:
+            raise RunError(f"{run_dir.checkpoints} holds no checkpoint yet: wait for the run's first, or name another run.")
+        return checkpoints.restore_params(int(step), {"ema": abstract})["ema"], int(step)
+
+
+def _has_begun(run_dir: RunDir) -> bool:
+    has_rows = run_dir.metrics.exists() and run_dir.metrics.stat().st_size > 0
+    return has_rows or (run_dir.checkpoints.exists() and any(run_dir.checkpoints.iterdir()))

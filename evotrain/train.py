@@ -1,0 +1,108 @@
+"""The training run, from configuration to summary; read it from top to bottom."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import jax
+
+from evotrain import compose
+from evotrain.checkpoint import Checkpoints
+from evotrain.checks import check, resolve_mesh
+from evotrain.config import Config
+from evotrain.data.pipeline import Batches, batch_shapes
+from evotrain.data.sources import open_source
+from evotrain.evaluation import Evaluation
+from evotrain.flops import count_flops
+from evotrain.logging import RunLogger
+from evotrain.parallel import distributed
+from evotrain.parallel.mesh import batch_sharding, make_mesh
+from evotrain.resume import begin, check_same_run
+from evotrain.run import Clock, Preempted, Run, stop_signals
+from evotrain.run_dir import RunDir
+from evotrain.state import abstract_state
+from evotrain.step import eval_step, train_step
+
+
+def train(config: Config) -> float | None:
+    """Trains as configured, continuing what the run directory holds.
+
+    Returns the run's objective, the best value of `checkpoint.best` so far; None on processes other than 0.
+
+    Raises:
+      EvotrainError: a mistake in the configuration or the data, or a run that cannot go on.
+    """
+    with ExitStack() as resources:
+        # ---- Devices ----
+        distributed.start()
+        primary = distributed.is_primary()
+        check(config, jax.device_count())
+        config = replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
+        mesh = make_mesh(config.mesh)
+        jax.config.update("jax_debug_nans", config.debug.nans)
+
+        # ---- Run directory and data ----
+        run_dir = resources.enter_context(RunDir.open(config.run_dir)) if primary else RunDir(config.run_dir)
+        source = open_source(config)
+        abstract = abstract_state(config, mesh)
+        if primary:
+            check_same_run(config, run_dir)
+            copies = config.checkpoint.keep + 2  # beside the newest: the best, and the one being written
+            run_dir.free_space_check(copies * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
+        distributed.barrier("run directory checked", 600)
+
+        # ---- Where the run stands ----
+        checkpoints = resources.enter_context(Checkpoints(run_dir.checkpoints, config.checkpoint))
+        state, origin = begin(config, mesh, checkpoints)
+        first, examples = int(state.step), int(state.examples)
+        if primary:
+            if first == 0:
+                run_dir.start_over()
+            run_dir.cut_metrics(first)
+            compose.save(config, run_dir.config)
+
+        # ---- Programs ----
+        traced = train_step(config, mesh).trace(abstract, batch_shapes(source, config.batch_size, batch_sharding(mesh)))
+        clock = Clock(config, count_flops(traced.jaxpr))
+        judge = Evaluation(source, config, mesh, eval_step(config, mesh), source.held_out)
+        logger = resources.enter_context(RunLogger(run_dir, config, primary=primary))
+        parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
+        facts = {"parameters": parameters, "device_kind": distributed.device_kind()}
+        run = Run(config, run_dir, logger, checkpoints, clock, step=first, examples=examples, facts=facts)
+        logger.show_start(
+            [
+                *distributed.start_table(),
+                f"data   {source.description}",
+                f"model  {parameters:,} parameters",
+                f"run    {run_dir.path}: {origin}",
+            ],
+            step=first,
+        )
+        if first >= config.steps:
+            logger.event(f"All {config.steps} steps are done; write a larger steps=… to go on.")
+            return run.objective()
+        step = traced.lower().compile()
+
+        # ---- Loop ----
+        steps = config.steps - first
+        batches = resources.enter_context(Batches(source, config, mesh, start=examples, steps=steps))
+        with run.ending(), stop_signals() as stopped:
+            if first == 0 and config.eval_every:
+                run.evaluate(judge, state)
+            stream = iter(batches)
+            for number in range(first + 1, config.steps + 1):
+                with clock.waiting():
+                    batch, notes = next(stream)
+                with jax.transfer_guard("disallow" if config.debug.transfer_guard else "allow"):
+                    state, metrics = step(state, batch)
+                run.stepped(metrics, notes)  # fetches the metrics of the step before, while this one runs
+
+                preempted = bool(stopped) or checkpoints.reached_preemption(number)
+                last = number == config.steps
+                evaluate = last or (config.eval_every > 0 and number % config.eval_every == 0)
+                if evaluate:
+                    run.evaluate(judge, state)
+                if evaluate or preempted or number % config.checkpoint.every == 0:
+                    run.save(state)
+                if preempted and not last:
+                    raise Preempted(f"stopped after step {number}, which is saved: start the same command to go on.")
+        return run.objective()
