@@ -5,7 +5,7 @@ that span several keys. No jax here: a mistake is answered before the accelerato
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -36,24 +36,27 @@ class ModelConfig:
     c_m: int = key(MISSING, "channels of the MSA representation")
     c_z: int = key(MISSING, "channels of the pair representation")
     msa_heads: int = key(MISSING, "heads of the MSA row and column attention")
-    msa_head_dim: Optional[int] = key(None, "channels of an MSA attention head; null: c_m / msa_heads")
+    msa_head_dim: int | None = key(None, "channels of an MSA attention head; null: c_m / msa_heads")
     pair_heads: int = key(MISSING, "heads of the triangle attention")
-    pair_head_dim: Optional[int] = key(None, "channels of a triangle attention head; null: c_z / pair_heads")
+    pair_head_dim: int | None = key(None, "channels of a triangle attention head; null: c_z / pair_heads")
     c_outer: int = key(32, "channels of each side of the outer product mean")
     c_triangle: int = key(MISSING, "channels inside the triangle multiplication")
     transition_factor: int = key(4, "hidden channels of a transition, as a multiple of its input")
     msa_dropout: float = key(0.15, "dropout of the MSA row attention")
     pair_dropout: float = key(0.25, "dropout of the triangle updates")
     position: str = key(
-        "clipped", "relative positions in the pair representation: AlphaFold's clipped one-hot, or sinusoidal",
+        "clipped",
+        "relative positions in the pair representation: AlphaFold's clipped one-hot, or sinusoidal",
         ("clipped", "sinusoidal"),
     )
     init: str = key(
-        "af2", "initial weights: AlphaFold's (each block starts as the identity), or LeCun normal everywhere",
+        "af2",
+        "initial weights: AlphaFold's (each block starts as the identity), or LeCun normal everywhere",
         ("af2", "lecun"),
     )
     remat: str = key(
-        "block", "what the backward pass keeps: everything, block borders only, or borders and matrix products",
+        "block",
+        "what the backward pass keeps: everything, block borders only, or borders and matrix products",
         ("none", "block", "dots"),
     )
     loss: LossConfig = group(LossConfig, "weights of the losses")
@@ -71,7 +74,7 @@ class MeshConfig:
 @dataclass(frozen=True, kw_only=True)
 class TargetConfig:
     name: str = key("unknown", "the hardware, as printed with the utilisation")
-    peak_tflops: Optional[float] = key(None, "bf16 peak of one device in TFLOP/s, for time/utilisation; null: not logged")
+    peak_tflops: float | None = key(None, "bf16 peak of one device in TFLOP/s, for time/utilisation; null: not logged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +84,17 @@ class OptimizerConfig:
     b2: float = key(0.999, "decay of Adam's second moment")
     eps: float = key(1e-6, "Adam's epsilon")
     warmup_examples: int = key(128_000, "examples over which the learning rate rises linearly from 0")
-    decay_examples: Optional[int] = key(6_400_000, "examples after which the rate drops once; null: never")
+    decay_examples: int | None = key(6_400_000, "examples after which the rate drops once; null: never")
     decay_factor: float = key(0.95, "the factor of that drop")
     clip: str = key(
-        "per_example", "what is clipped: each example's gradient before averaging, the averaged one, or nothing",
+        "per_example",
+        "what is clipped: each example's gradient before averaging, the averaged one, or nothing",
         ("per_example", "global", "none"),
     )
     clip_norm: float = key(0.1, "the largest global norm that clipping lets pass")
-    ema_decay: float = key(0.999, "decay per step of the parameter average that evaluation uses; 0: the parameters themselves")
+    ema_decay: float = key(
+        0.999, "decay per step of the parameter average that evaluation uses; 0: the parameters themselves"
+    )
     max_skipped: int = key(10, "end the run as diverged after this many non-finite gradients in a row")
 
 
@@ -126,18 +132,24 @@ class MsaDirConfig(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionConfig:
-    compute: str = key("float32", "dtype of activations and matrix products; parameters stay float32", ("float32", "bfloat16"))
+    compute: str = key(
+        "float32", "dtype of activations and matrix products; parameters stay float32", ("float32", "bfloat16")
+    )
     matmul: str = key(
-        "highest", "how an accelerator multiplies float32 matrices", ("default", "high", "highest"),
+        "highest",
+        "how an accelerator multiplies float32 matrices",
+        ("default", "high", "highest"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelsConfig:
     attention: str = key(
-        "xla", "how attention is computed: all rows at once, or in chunks that are recomputed backward", ("xla", "xla_chunked")
+        "xla",
+        "how attention is computed: all rows at once, or in chunks that are recomputed backward",
+        ("xla", "xla_chunked"),
     )
-    chunk_rows: Optional[int] = key(None, "rows of a chunk, for attention=xla_chunked")
+    chunk_rows: int | None = key(None, "rows of a chunk, for attention=xla_chunked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +165,12 @@ class LoggerConfig:
     every: int = key(10, "steps between rows of metrics.jsonl")
     figures: bool = key(True, "draw figures after each evaluation")
     wandb: str = key(
-        "auto", "Weights & Biases: online if there are credentials, else offline; or one of these always",
+        "auto",
+        "Weights & Biases: online if there are credentials, else offline; or one of these always",
         ("auto", "online", "offline", "off"),
     )
     project: str = key("evotrain", "W&B project")
-    entity: Optional[str] = key(None, "W&B team or user; null: your default")
+    entity: str | None = key(None, "W&B team or user; null: your default")
     timeout: int = key(30, "seconds to wait for W&B before going on offline")
 
 
@@ -171,7 +184,7 @@ class DebugConfig:
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     checkpoint: str = key("best", "which checkpoint of run_dir: best, last, or a step")
-    examples: Optional[int] = key(None, "held-out examples; null: as many as the data set's eval_examples")
+    examples: int | None = key(None, "held-out examples; null: as many as the data set's eval_examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +196,12 @@ class Config:
     steps: int = key(MISSING, "optimizer steps of the whole run")
     batch_size: int = key(MISSING, "examples of a step, over all devices")
     eval_every: int = key(MISSING, "steps between evaluations; 0: only at the end")
-    init_from: Optional[str] = key(None, "run directory whose best parameters the run starts from")
-    resume: str = key("auto", "continue from run_dir's checkpoint: if there is one, never, or fail without one", ("auto", "never", "must"))
+    init_from: str | None = key(None, "run directory whose best parameters the run starts from")
+    resume: str = key(
+        "auto",
+        "continue from run_dir's checkpoint: if there is one, never, or fail without one",
+        ("auto", "never", "must"),
+    )
     resume_allow: list[str] = key([], "keys that may differ from those the run was started with")
     model: ModelConfig = group(ModelConfig, "the network")
     mesh: MeshConfig = group(MeshConfig, "how devices share the work")

@@ -17,7 +17,17 @@ from evotrain.state import TrainState, abstract_state, create_state
 
 # Keys that may differ when a run is continued: they change how long it runs, where, and what it reports, not its path.
 FREE_GROUPS = ("mesh", "target", "checkpoint", "logger", "debug", "evaluate")
-FREE_KEYS = ("command", "name", "run_dir", "steps", "eval_every", "resume", "resume_allow", "data.workers", "data.prefetch")
+FREE_KEYS = (
+    "command",
+    "name",
+    "run_dir",
+    "steps",
+    "eval_every",
+    "resume",
+    "resume_allow",
+    "data.workers",
+    "data.prefetch",
+)
 
 
 def check_same_run(config: Config, run_dir: RunDir) -> None:
@@ -53,9 +63,13 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainSt
     """
     latest = checkpoints.latest_step()
     if latest is not None and config.resume == "never":
-        raise ConfigError(f"resume=never, but {config.run_dir} holds a checkpoint of step {latest}: write another name=….")
+        raise ConfigError(
+            f"resume=never, but {config.run_dir} holds a checkpoint of step {latest}: write another name=…."
+        )
     if latest is None and config.resume == "must":
-        raise ConfigError(f"resume=must, but {config.run_dir} holds no checkpoint: write resume=auto, or another run_dir=….")
+        raise ConfigError(
+            f"resume=must, but {config.run_dir} holds no checkpoint: write resume=auto, or another run_dir=…."
+        )
     if latest is not None:
         state, _ = checkpoints.restore(latest, abstract_state(config, mesh))
         return state, f"continues from step {latest}"
@@ -82,7 +96,9 @@ def load_params(path: str | Path, which: str | int, abstract: Any) -> tuple[Any,
         steps = {"best": checkpoints.best_step() or checkpoints.latest_step(), "last": checkpoints.latest_step()}
         step = steps.get(which, which)
         if step is None:
-            raise RunError(f"{run_dir.checkpoints} holds no checkpoint yet: wait for the run's first, or name another run.")
+            raise RunError(
+                f"{run_dir.checkpoints} holds no checkpoint yet: wait for the run's first, or name another run."
+            )
         return checkpoints.restore_params(int(step), {"ema": abstract})["ema"], int(step)
 
 

@@ -34,7 +34,11 @@ class Clock:
 
     def __init__(self, config: Config, step_flops: int):
         self._config, self._step_flops = config, step_flops
-        self._reset()
+        self.start()
+
+    def start(self) -> None:
+        """Begins to count now."""
+        self._begun, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -66,11 +70,8 @@ class Clock:
         }
         if self._config.target.peak_tflops is not None:
             metrics["time/utilisation"] = tflops / self._config.target.peak_tflops
-        self._reset()
+        self.start()
         return metrics
-
-    def _reset(self) -> None:
-        self._begun, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
 
 class Run:

@@ -42,7 +42,9 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """The state as ShapeDtypeStructs with their shardings."""
     shapes = jax.eval_shape(lambda: initial_state(config, jax.random.key(0)))
     return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, fsdp.shardings(shapes, mesh)
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        fsdp.shardings(shapes, mesh),
     )
 
 

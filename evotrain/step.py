@@ -19,8 +19,16 @@ from evotrain import optimizer
 from evotrain.config import Config
 from evotrain.model.network import Example, Metrics, bind, network
 from evotrain.parallel import fsdp
-from evotrain.parallel.mesh import BATCH_AXES, BATCH_SPEC, PAIR_ROWS_SPEC, batch_shard_index, differing_axes
-from evotrain.parallel.mesh import sum_over_batch, vary, varying_axes
+from evotrain.parallel.mesh import (
+    BATCH_AXES,
+    BATCH_SPEC,
+    PAIR_ROWS_SPEC,
+    batch_shard_index,
+    differing_axes,
+    sum_over_batch,
+    vary,
+    varying_axes,
+)
 from evotrain.state import TrainState, state_specs
 
 DROPOUT_STREAM = 1  # separates the dropout keys from those that initialise the parameters

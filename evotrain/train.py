@@ -81,6 +81,7 @@ def train(config: Config) -> float | None:
             logger.event(f"All {config.steps} steps are done; write a larger steps=… to go on.")
             return run.objective()
         step = traced.lower().compile()
+        clock.start()
 
         # ---- Loop ----
         steps = config.steps - first

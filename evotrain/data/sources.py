@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import grain
 import numpy as np
 
-from evotrain.config import Config, CoevolutionConfig, MsaDirConfig
+from evotrain.config import CoevolutionConfig, Config, MsaDirConfig
 from evotrain.data import features
 from evotrain.data.coevolution import generate_family, shuffle_columns
 from evotrain.data.msa_dir import MsaDir

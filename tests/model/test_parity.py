@@ -25,11 +25,11 @@ from haiku_reference import HEADS, PARTS, Arrays, reference, reference_params
 # All different, so that a transposition shows.
 SEQUENCES, RESIDUES = 5, 7
 CONFIG = ModelConfig(blocks=1, c_m=24, c_z=16, msa_heads=4, pair_heads=2, c_outer=6, c_triangle=12, transition_factor=3)
-NOISE = 0.05  # on every parameter: no weight is zero, so that no gradient is
+SPREAD = 0.2  # about that of trained weights at these widths
 FLOAT64_ERROR, FLOAT32_ERROR = 1e-9, 1e-5
 OF_REFERENCE = 3.0  # times the reference's own float32 error is allowed where that is more than FLOAT32_ERROR
-# A gradient below this share of the largest one is nothing but rounding. In theory these are zero: an offset of what the
-# pair bias is made of shifts all keys of a query alike, to which the softmax is blind.
+# A gradient below this share of the largest one is nothing but rounding. In theory these are zero: an offset of what
+# the pair bias is made of shifts all keys of a query alike, to which the softmax is blind.
 ROUNDING = 1e-9
 ROW_ATTENTION = "msa_row_attention_with_pair_bias"
 VANISHING = {
@@ -48,14 +48,14 @@ ARGUMENTS = dict.fromkeys(PARTS, ("z", "pair_mask")) | {
 
 @pytest.mark.parametrize("name", [*PARTS, "block", *HEADS])
 def test_module_equals_the_reference(name: str):
-    graphdef, params = perturbed_params(name)
+    params = random_params(build(name, np.float64)[1])
     inputs, given = inputs_and_labels()
     theirs = reference_params(name, params)
 
     with jax.enable_x64(True):
-        ours_64 = evaluate(partial(ours, name, graphdef(jnp.float64)), params, inputs, given, np.float64)
+        ours_64 = evaluate(partial(ours, name, build(name, np.float64)[0]), params, inputs, given, np.float64)
         theirs_64 = evaluate(reference(name, CONFIG), theirs, inputs, given, np.float64)
-    ours_32 = evaluate(partial(ours, name, graphdef(jnp.float32)), params, inputs, given, np.float32)
+    ours_32 = evaluate(partial(ours, name, build(name, np.float32)[0]), params, inputs, given, np.float32)
 
     exact, rounded = (errors(under_reference_names(name, found), theirs_64) for found in (ours_64, ours_32))
     report(name, exact, rounded)
@@ -68,20 +68,28 @@ def test_module_equals_the_reference(name: str):
         assert not {array: error for array, error in coarse.items() if error > OF_REFERENCE * own[array]}
 
 
-def perturbed_params(name: str) -> tuple[Any, Arrays]:
-    """(dtype -> structure of our module, AlphaFold's initial parameters with noise as a nested dict in float64)."""
+def build(name: str, dtype: Any) -> tuple[nnx.GraphDef, Any]:
+    """The structure of our module, computing in `dtype`, and the shapes of its parameters as a nested dict."""
 
-    def build(dtype: Any) -> nnx.Module:
+    def make() -> nnx.Module:
         built = {"policy": Policy(dtype=np.dtype(dtype)), "rngs": nnx.Rngs(0)}
         if name in HEADS:
             return {"masked_msa": MaskedMSAHead, "distogram": DistogramHead}[name](CONFIG, **built)
         block = EvoformerBlock(CONFIG, **built)
         return block if name == "block" else getattr(block, name)
 
-    initial = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build(jnp.float32), nnx.Param)))()
+    graphdef, shapes = nnx.split(nnx.eval_shape(make), nnx.Param)
+    return graphdef, nnx.to_pure_dict(shapes)
+
+
+def random_params(shapes: Any) -> Arrays:
+    """Normal in float64, none of them zero, so that no gradient is; LayerNorm's scales around one."""
     rng = np.random.default_rng(1)
-    noisy = jax.tree.map(lambda x: np.asarray(x, np.float64) + NOISE * rng.normal(size=x.shape), initial)
-    return lambda dtype: nnx.graphdef(nnx.eval_shape(lambda: build(dtype))), noisy
+
+    def draw(path: tuple, x: jax.ShapeDtypeStruct) -> np.ndarray:
+        return float(path[-1].key == "scale") + SPREAD * rng.normal(size=x.shape)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def inputs_and_labels() -> tuple[Arrays, Arrays]:
