@@ -207,6 +207,30 @@ def check_precision_and_kernels(config: Config) -> None:
             f"kernels.chunk_rows={kernels.chunk_rows} changes nothing with kernels.attention={kernels.attention}: "
             "leave it out, or write kernels=xla_chunked."
         )
+    check_cueq(config)
+
+
+def check_cueq(config: Config) -> None:
+    """What cuEquivariance's attention kernels can compute: number formats and channels of a head."""
+    if config.kernels.attention != "cueq":
+        return
+    model, precision = config.model, config.precision
+    if precision.compute == "float32" and precision.matmul == "highest":
+        raise ConfigError(
+            "kernels.attention=cueq multiplies float32 matrices in TF32, not as precision.matmul=highest asks: write "
+            "precision=bf16, precision.matmul=default, or kernels=xla."
+        )
+    most, multiple = (32, 4) if precision.compute == "float32" else (128, 8)
+    for kind, channels, heads, head_dim in (
+        ("msa", model.c_m, model.msa_heads, model.msa_head_dim),
+        ("pair", model.c_z, model.pair_heads, model.pair_head_dim),
+    ):
+        size = head_dim or channels // heads
+        if size > most or size % multiple:
+            raise ConfigError(
+                f"kernels.attention=cueq in {precision.compute} takes heads of at most {most} channels, a multiple of "
+                f"{multiple}, but the {kind} heads have {size}: write model.{kind}_head_dim=…, or kernels=xla."
+            )
 
 
 def check_optimizer(config: Config) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ from evotrain.compose import (
     to_config,
 )
 from evotrain.config import Config
-from evotrain.errors import ConfigError, EvotrainError
+from evotrain.errors import ConfigError, EvotrainError, Preempted
 from evotrain.explain import COMPOSITION_ERRORS, check_override, explain, listing
 from evotrain.help import print_help
 
@@ -46,19 +47,51 @@ DEVICE_COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, 1 where a run failed, 2 for a mistake in the configuration."""
+    """Runs the command line and returns the exit code.
+
+    0; 1 where a run failed; 2 for a mistake in the configuration; 130 after Ctrl-C; 143 where a run was asked
+    to stop and is saved, so that a cluster manager does not take it for finished. A failed one of several processes
+    does not return: it ends at once.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return answer(arguments)
+    except Exception:
+        if not one_of_several():
+            raise
+        traceback.print_exc()
+        leave(1)
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """Runs the command line, puts a failure into a sentence, and returns the exit code."""
     try:
         if "--help" in arguments or "-h" in arguments:
             print_help(conf_dir(), [word for word in arguments if word not in ("--help", "-h")])
         else:
             launch(arguments)
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        return 143  # 128 + SIGTERM, as a shell reports it
     except EvotrainError as error:
         print_error(error)
-        return 2 if isinstance(error, ConfigError) else 1
+        return leave(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        return 130
+        return leave(130)
     return 0
+
+
+def one_of_several() -> bool:
+    """Whether this process has joined others."""
+    distributed = sys.modules.get("evotrain.parallel.distributed")  # it has not, if nothing has imported this
+    return distributed is not None and distributed.process_count() > 1
+
+
+def leave(code: int) -> int:
+    """Returns `code`; one of several processes ends with it here, since the others could never end without it."""
+    if one_of_several():
+        sys.modules["evotrain.parallel.distributed"].leave(code)
+    return code
 
 
 def print_error(error: EvotrainError) -> None:

@@ -11,14 +11,11 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.table import Table
-from rich.text import Text
-from rich.tree import Tree
 from yaml import YAMLError
 
 from evotrain.config import DATA_CONFIGS, Config
 from evotrain.errors import ConfigError
-from evotrain.explain import COMPOSITION_ERRORS, check_override, explain, spell
+from evotrain.explain import COMPOSITION_ERRORS, check_override, explain
 
 DEFAULT_EXPERIMENT = "+experiment=quickstart"
 
@@ -146,26 +143,6 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     flat_a, flat_b = flatten(a), flatten(b)
     keys = dict.fromkeys([*flat_a, *flat_b])
     return {key: (flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)}
-
-
-def config_tree(config: Config) -> Tree:
-    """The whole configuration for the console: a branch for each group, its keys as they are written in overrides."""
-    tree = Tree(Text(config.name, style="bold"), guide_style="dim")
-    top = {item.name: getattr(config, item.name) for item in fields(config)}
-    tree.add(_branch("run", {key: value for key, value in top.items() if not is_dataclass(value)}))
-    for name, value in top.items():
-        if is_dataclass(value):
-            tree.add(_branch(name, flatten(value)))
-    return tree
-
-
-def _branch(name: str, values: dict[str, Any]) -> Table:
-    pairs = Text("  ").join(Text.assemble((f"{key}=", "dim"), spell(value)) for key, value in values.items())
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=10, style="cyan")
-    grid.add_column(overflow="fold")
-    grid.add_row(name, pairs)
-    return grid
 
 
 def config_for_evaluation(cfg: DictConfig, overrides: Sequence[str]) -> Config:

@@ -119,7 +119,7 @@ class CoevolutionConfig(DataConfig):
     mask_fraction: float = key(0.15, "MSA positions that are hidden for the masked-MSA loss")
     coupling: float = key(1.4, "strength of the Potts couplings of touching residues; 0: columns are independent")
     family_noise: float = key(0.1, "per-family deviation from the shared coupling table, relative to it")
-    branch_sweeps: float = key(1.0, "Gibbs sweeps along the mean branch of the phylogeny; more: less related sequences")
+    branch_sweeps: float = key(2.0, "Gibbs sweeps along the mean branch of the phylogeny; more: less related sequences")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,8 @@ class PrecisionConfig:
 class KernelsConfig:
     attention: str = key(
         "xla",
-        "how attention is computed: all rows at once, or in chunks that are recomputed backward",
-        ("xla", "xla_chunked"),
+        "how attention is computed: all rows at once, in chunks recomputed backward, or by cuEquivariance on NVIDIA GPUs",
+        ("xla", "xla_chunked", "cueq"),
     )
     chunk_rows: int | None = key(None, "rows of a chunk, for attention=xla_chunked")
 
@@ -171,14 +171,14 @@ class LoggerConfig:
     )
     project: str = key("evotrain", "W&B project")
     entity: str | None = key(None, "W&B team or user; null: your default")
-    timeout: int = key(30, "seconds to wait for W&B before going on offline")
+    timeout: int = key(10, "seconds to wait for W&B before going on offline")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DebugConfig:
     nans: bool = key(False, "stop at the first NaN, at the operation that made it (slow)")
     transfer_guard: bool = key(False, "make an implicit copy between host and device in the loop an error")
-    check_replicas: bool = key(False, "compare every replicated array across its devices after each logged step")
+    check_replicas: bool = key(False, "compare every replicated array across its devices before each checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)

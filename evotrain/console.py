@@ -25,6 +25,8 @@ CUTOFFS = {"precision_at_L": "P@L", "precision_at_L2": "P@L/2", "precision_at_L5
 PREDICTORS = {"contact": "model", "dca": "DCA", "permuted": "permuted"}
 CHANCE = "contact/chance"
 TRAIN = LOSSES | {"grad_norm": "grad_norm"}
+# Counts of what should not happen; a row shows those that are not zero.
+ALARMS = {"skipped", "data/substituted"}
 # Of these a training row shows the throughput only; metrics.jsonl has them all.
 QUIET = {"lr"}
 
@@ -225,7 +227,8 @@ def _labelled(metrics: Mapping[str, float], labels: Mapping[str, str]) -> list[T
 
 
 def _unlabelled(metrics: Mapping[str, float], labelled: Iterable[str]) -> set[str]:
-    return {name for name in metrics.keys() - set(labelled) if not name.startswith("time/")}
+    shown = {name for name, value in metrics.items() if not name.startswith("time/") and (value or name not in ALARMS)}
+    return shown - set(labelled)
 
 
 def _piece(label: str, value: float) -> Text:

@@ -1,16 +1,9 @@
-"""Residue contacts: what a distogram says of them, and how precise a ranking of residue pairs is.
-
-Legend: N residues (I rows, J columns), B distogram bins.
-"""
+"""Residue contacts: how precise a ranking of residue pairs is."""
 
 import numpy as np
 
 CONTACT_CUTOFF = 8.0  # Å between Cβ (Cα of glycine)
 LONG_RANGE = 24  # least separation in residue_index
-# AlphaFold's 64 bins, in Å: the first holds everything below the first break, the last everything above the last.
-DISTOGRAM_BREAKS = np.linspace(2.3125, 21.6875, 63)
-_WIDTH = DISTOGRAM_BREAKS[1] - DISTOGRAM_BREAKS[0]
-DISTOGRAM_CENTRES = np.append(DISTOGRAM_BREAKS - _WIDTH / 2, DISTOGRAM_BREAKS[-1] + _WIDTH / 2)
 
 KEYS = {"contact/precision_at_L": 1, "contact/precision_at_L2": 2, "contact/precision_at_L5": 5}
 CHANCE = "contact/chance"
@@ -54,23 +47,3 @@ def mean_precision(rows: list[dict[str, float]]) -> dict[str, float]:
         values = [row[name] for row in rows if not np.isnan(row[name])]
         result[name] = float(np.mean(values)) if values else float("nan")
     return result
-
-
-def contact_probability(logits: np.ndarray, *, cutoff: float = CONTACT_CUTOFF) -> np.ndarray:
-    """Probability [N, N] that a pair is closer than `cutoff` Å, from distogram logits [N, N, 64].
-
-    Only bins that lie wholly below the cutoff count; for 8 Å these are the 19 below 7.9375 Å.
-    """
-    below = int((cutoff >= DISTOGRAM_BREAKS).sum())
-    return _softmax(logits)[..., :below].sum(-1)
-
-
-def expected_distance(logits: np.ndarray) -> np.ndarray:
-    """Mean distance [N, N] in Å of the bins' centres under distogram logits [N, N, 64]."""
-    return _softmax(logits) @ DISTOGRAM_CENTRES
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    assert logits.shape[-1] == len(DISTOGRAM_CENTRES), logits.shape
-    weights = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)

@@ -13,5 +13,9 @@ class DataError(EvotrainError):
     """A file or a data set cannot be used."""
 
 
+class Preempted(EvotrainError):
+    """The run was asked to stop and is saved: nobody's mistake, but the run is not finished."""
+
+
 class RunError(EvotrainError):
     """The run's surroundings failed it: a directory in use, a full disk, a checkpoint of another model."""

@@ -13,6 +13,7 @@ from evotrain.config import Config
 from evotrain.console import Console
 from evotrain.data.sources import open_source
 from evotrain.evaluation import Evaluation
+from evotrain.model.kernels import check_available
 from evotrain.parallel import distributed
 from evotrain.parallel.mesh import make_mesh
 from evotrain.resume import load_params
@@ -31,6 +32,7 @@ def evaluate_run(config: Config) -> float | None:
     """
     distributed.start()
     check(config, jax.device_count())
+    check_available(config)
     config = dataclasses.replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
     mesh = make_mesh(config.mesh)
     source = open_source(config)
@@ -50,6 +52,8 @@ def evaluate_run(config: Config) -> float | None:
         console = Console(total_steps=step)
         resources.callback(console.close)
         console.event(f"Step {step} of {config.run_dir} on {examples} held-out examples of {source.description}:")
+        for note in report.notes:
+            console.warn_once(f"a broken example was replaced: {note}")
         console.show_evaluation(report.metrics)
         console.event(f"Written to {directory}.")
     return report.metrics.get(config.checkpoint.best)

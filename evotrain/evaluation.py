@@ -28,6 +28,7 @@ class Report:
 
     metrics: Metrics
     pictured: "Prediction | None"  # the first held-out protein that has contacts to show
+    notes: list[str]  # which examples could not be read, and why
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Evaluation:
 
         With alignments there are, beside the losses, long-range contact precisions: of the model (`contact/…`), of the
         model on alignments whose columns were shuffled (`permuted/…`), of direct coupling analysis (`dca/…`), and of
-        guessing (`contact/chance`).
+        guessing (`contact/chance`). `data/substituted` is the number of examples that another one had to step in for.
         """
+        notes: list[str] = []
         scores: list[Metrics] = []
         precisions: list[Metrics] = []
         permuted: list[Metrics] = []
@@ -70,6 +72,7 @@ class Evaluation:
         for held_out in self._batches():
             metrics, maps = self._judge(params, [each.example for each in held_out])
             scores += metrics
+            notes += [note for each in held_out if (note := str(each.example["note"]))]
             if not maps:
                 continue
             _, shuffled = self._judge(params, [each.shuffled for each in held_out])
@@ -83,7 +86,8 @@ class Evaluation:
                         pictured = _prediction(each.example, predicted, precisions[-1], dca, baseline[-1])
         if self._baseline is None:
             self._baseline = baseline
-        return Report(_average(scores) | _contacts(precisions, permuted, self._baseline), pictured)
+        contacts = _contacts(precisions, permuted, self._baseline)
+        return Report(_average(scores) | contacts | {"data/substituted": len(notes)}, pictured, notes)
 
     def _batches(self) -> Iterator[list[HeldOut]]:
         for start in range(0, self._examples, self._batch_size):

@@ -134,7 +134,7 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         _draw_losses(panels[0], train, evaluations)
         if has_contacts:
             _draw_precision(panels[1], evaluations)
-        last = max((row["step"] for row in rows), default=1)
+        last = max((row["step"] for row in rows), default=0) or 1
         for axes in panels:
             axes.set_xlim(-0.02 * last, 1.02 * last)
             axes.spines[["top", "right"]].set_visible(False)

@@ -5,9 +5,13 @@ from typing import Any
 
 from jax.extend import core
 
+# Attention kernels: how many products of queries · keys · channels they make, and which of their inputs is q, before k.
+# Forward logits and output; backward the logits again, and the gradients of the weights, q, k and v.
+ATTENTION_KERNELS = {"triangle_attention_fwd": (2, 0), "triangle_attention_bwd": (5, 3)}
+
 
 def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
-    """Multiplications and additions of all matrix products, a loop's as often as it runs.
+    """Multiplications and additions of all matrix products, a loop's as often as it runs, those in kernels included.
 
     Inside a `shard_map` these are the operations of one device. What the backward pass recomputes counts again.
     (XLA's own cost analysis counts the body of a loop once.)
@@ -20,6 +24,10 @@ def _flops(eqn: Any) -> int:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         summed = math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
         return 2 * summed * math.prod(eqn.outvars[0].aval.shape)
+    if eqn.primitive.name in ATTENTION_KERNELS:
+        products, q = ATTENTION_KERNELS[eqn.primitive.name]
+        keys = eqn.invars[q + 1].aval.shape[-2]
+        return 2 * products * math.prod(eqn.invars[q].aval.shape) * keys
     inner = [value for param in eqn.params.values() for value in _jaxprs(param)]
     if eqn.primitive.name == "cond":
         return max(count_flops(branch) for branch in inner)

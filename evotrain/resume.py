@@ -70,15 +70,15 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainSt
         raise ConfigError(
             f"resume=must, but {config.run_dir} holds no checkpoint: write resume=auto, or another run_dir=…."
         )
+    abstract = abstract_state(config, mesh)
     if latest is not None:
-        state, _ = checkpoints.restore(latest, abstract_state(config, mesh))
+        state, _ = checkpoints.restore(latest, abstract)
         return state, f"continues from step {latest}"
-    state = create_state(config, mesh)
     if config.init_from is None:
-        return state, "starts from fresh parameters"
-    params, step = load_params(config.init_from, "best", state.ema)
+        return create_state(config, mesh), "starts from fresh parameters"
+    params, step = load_params(config.init_from, "best", abstract.ema)
     # A copy for the average: the step donates both, and one buffer cannot be given away twice.
-    state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
+    state = create_state(config, mesh)._replace(params=params, ema=jax.tree.map(jnp.copy, params))
     return state, f"starts from step {step} of {config.init_from}"
 
 

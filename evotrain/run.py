@@ -1,6 +1,7 @@
 """What a training run does besides its steps: it reports, evaluates, saves, keeps time, and ends in order."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -13,16 +14,13 @@ import jax
 from evotrain import evaluation, figures
 from evotrain.checkpoint import Checkpoints
 from evotrain.config import Config
-from evotrain.errors import EvotrainError, RunError
+from evotrain.errors import EvotrainError, Preempted, RunError
 from evotrain.evaluation import SPLIT, Evaluation
 from evotrain.logging import RunLogger, read_metrics
+from evotrain.parallel import distributed
 from evotrain.parallel.replicas import differing_replicas
 from evotrain.run_dir import RunDir
 from evotrain.state import TrainState
-
-
-class Preempted(EvotrainError):
-    """The run was asked to stop; it is saved."""
 
 
 class Diverged(EvotrainError):
@@ -92,8 +90,7 @@ class Run:
         """Takes the metrics of the step that was just started, and reports those of the step before."""
         self.report()
         self._unread = metrics
-        for note in notes:
-            self._logger.warn_once(f"a broken example was replaced: {note}")
+        self._warn(notes)
 
     def report(self) -> None:
         """Waits for the step under way and writes its row, if it is due.
@@ -123,6 +120,7 @@ class Run:
         with self._clock.paused():
             begun = time.perf_counter()
             report = judge.run(state.ema)
+            self._warn(report.notes)
             self._evaluated = report.metrics
             self._last |= {f"{SPLIT}/{name}": value for name, value in report.metrics.items()}
             self._logger.log(self._done, SPLIT, report.metrics | {"time/eval": time.perf_counter() - begun})
@@ -150,6 +148,7 @@ class Run:
             status = "finished"
         except Preempted:
             self._checkpoints.wait()
+            distributed.barrier("saved before the end", 600)  # a launcher may kill the rest when the first one ends
             status = "preempted"
             raise
         except Diverged:
@@ -169,6 +168,10 @@ class Run:
         values = [row[best] for row in rows if math.isfinite(row.get(best, math.nan))]
         return (min if mode == "min" else max)(values, default=None)
 
+    def _warn(self, notes: list[str]) -> None:
+        for note in notes:
+            self._logger.warn_once(f"a broken example was replaced: {note}")
+
     def _draw(self, report: evaluation.Report) -> None:
         paths = evaluation.draw(report, self._run_dir.figures)
         paths["learning_curves"] = self._run_dir.figures / "learning_curves.png"
@@ -179,7 +182,11 @@ class Run:
 
 @contextmanager
 def stop_signals() -> Iterator[list[str]]:
-    """Collects the names of SIGTERM and SIGINT, so that the loop can save and end; a second one ends it at once."""
+    """Collects the names of SIGTERM and SIGINT, so that the loop can save and end; a second one ends it at once.
+
+    Several processes must stop at the same step. There SIGTERM is left to JAX, with which they agree on one
+    (`Checkpoints.reached_preemption`), and SIGINT is made a SIGTERM.
+    """
     received: list[str] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -187,8 +194,12 @@ def stop_signals() -> Iterator[list[str]]:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    earlier = {number: signal.signal(number, note) for number in numbers}
+    def terminate(_number: int, _: FrameType | None) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    several = distributed.process_count() > 1
+    handlers = {signal.SIGINT: terminate} if several else {signal.SIGTERM: note, signal.SIGINT: note}
+    earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield received
     finally:

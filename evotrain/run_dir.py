@@ -12,7 +12,7 @@ import shutil
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ DISK_ERRORS = {
     errno.EEXIST: "a file stands where the directory should be: choose another run_dir=…",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter run_dir=…",
 }
+LOCK = ".lock"
 # Some cluster file systems are mounted without locks; there the run goes on unprotected, and says so.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -71,6 +72,7 @@ class RunDir:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self._lock: int | None = None
+        self._made = False  # by `open`
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -81,15 +83,26 @@ class RunDir:
         """
         run_dir = cls(path)
         with disk_errors(run_dir.path):
+            run_dir._made = not run_dir.path.exists()
             run_dir.path.mkdir(parents=True, exist_ok=True)
             run_dir._lock = _acquire(run_dir.path)
         return run_dir
 
     def close(self) -> None:
-        """Gives up the lock; the lock file stays, since to remove it would race with the next holder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Gives up the lock; the lock file stays, since to remove it would race with the next holder.
+
+        Only a directory that `open` made, and that a run which was refused at once left empty, is removed.
+        """
+        if self._lock is None:
+            return
+        if self._made and {entry.name for entry in self.path.iterdir()} <= {LOCK, self.checkpoints.name}:
+            with suppress(OSError):  # there are checkpoints after all
+                if self.checkpoints.exists():
+                    self.checkpoints.rmdir()
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
+        os.close(self._lock)
+        self._lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -165,7 +178,7 @@ class RunDir:
 
 def _acquire(path: Path) -> int:
     """Locks `<path>/.lock` without waiting and returns its file descriptor, which is not inherited by programs."""
-    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

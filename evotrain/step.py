@@ -35,7 +35,7 @@ DROPOUT_STREAM = 1  # separates the dropout keys from those that initialise the 
 
 
 def train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, Example], tuple[TrainState, Metrics]]:
-    """The compiled step: (state, batch) -> (new state, metrics averaged over the batch). The old state is given away."""
+    """The jitted step: (state, batch) -> (new state, metrics averaged over the batch); the old state is given away."""
     specs = state_specs(config, mesh)
     step = partial(_train, config, *network(config))
     return _sharded(config, mesh, step, (specs, BATCH_SPEC), (specs, P()), donate=(0,))
@@ -94,7 +94,8 @@ def _gradients(
 ) -> tuple[Any, Metrics]:
     """The gradient of the mean loss, clipped by example if so configured, and the metrics' means over the batch.
 
-    The device's examples are scanned in micro-batches. Clipping an example's gradient needs all of it on one device,
+    `data/substituted` is no mean but a number: of examples in the batch that another protein had to step in for. The
+    device's examples are scanned in micro-batches. Clipping an example's gradient needs all of it on one device,
     so then the parameters are gathered once a step; otherwise the stack gathers them block by block.
     """
     per_example = config.optimizer.clip == "per_example"
@@ -114,7 +115,8 @@ def _gradients(
     zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), tuple(varying_axes(x))), shapes)
     (grads, metrics), _ = lax.scan(body, zeros, micro)
     grads, metrics = fsdp.reduce_gradients(grads, params), sum_over_batch(metrics)
-    return jax.tree.map(lambda x: x / config.batch_size, (grads, metrics))
+    grads, metrics = jax.tree.map(lambda x: x / config.batch_size, (grads, metrics))
+    return grads, metrics | {"data/substituted": sum_over_batch(jnp.sum(batch["substituted"]))}
 
 
 def _loss(graphdef: nnx.GraphDef, whole: Any, weights: Any, example: Example, key: jax.Array) -> tuple[Any, Metrics]:

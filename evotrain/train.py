@@ -11,13 +11,15 @@ from evotrain.checks import check, resolve_mesh
 from evotrain.config import Config
 from evotrain.data.pipeline import Batches, batch_shapes
 from evotrain.data.sources import open_source
+from evotrain.errors import Preempted
 from evotrain.evaluation import Evaluation
 from evotrain.flops import count_flops
 from evotrain.logging import RunLogger
+from evotrain.model.kernels import check_available
 from evotrain.parallel import distributed
 from evotrain.parallel.mesh import batch_sharding, make_mesh
 from evotrain.resume import begin, check_same_run
-from evotrain.run import Clock, Preempted, Run, stop_signals
+from evotrain.run import Clock, Run, stop_signals
 from evotrain.run_dir import RunDir
 from evotrain.state import abstract_state
 from evotrain.step import eval_step, train_step
@@ -36,13 +38,14 @@ def train(config: Config) -> float | None:
         distributed.start()
         primary = distributed.is_primary()
         check(config, jax.device_count())
+        check_available(config)
         config = replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
         mesh = make_mesh(config.mesh)
         jax.config.update("jax_debug_nans", config.debug.nans)
 
-        # ---- Run directory and data ----
-        run_dir = resources.enter_context(RunDir.open(config.run_dir)) if primary else RunDir(config.run_dir)
+        # ---- Data and run directory ----
         source = open_source(config)
+        run_dir = resources.enter_context(RunDir.open(config.run_dir)) if primary else RunDir(config.run_dir)
         abstract = abstract_state(config, mesh)
         if primary:
             check_same_run(config, run_dir)
@@ -86,7 +89,7 @@ def train(config: Config) -> float | None:
         # ---- Loop ----
         steps = config.steps - first
         batches = resources.enter_context(Batches(source, config, mesh, start=examples, steps=steps))
-        with run.ending(), stop_signals() as stopped:
+        with stop_signals() as stopped, run.ending():
             if first == 0 and config.eval_every:
                 run.evaluate(judge, state)
             stream = iter(batches)

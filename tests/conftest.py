@@ -15,8 +15,13 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
+import tiny_run
+
+from evotrain import evaluate, step, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+PROGRAMS: dict = {}  # jitted steps that tests have made
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -34,6 +39,29 @@ def realdata() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real proteins at {root}")
     return root
+
+
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test use the first of the simulated devices, and trace a program that an earlier test has traced no
+    more. (What a restarted process does anew, tests of whole programs show.)"""
+    use_one_device(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny run that has ended well; a test that changes it works on a copy."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_one_device(monkeypatch)
+        tiny_run.train_tiny(run_dir)
+    return run_dir
+
+
+def use_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    for module, name in ((train, "train_step"), (train, "eval_step"), (evaluate, "eval_step")):
+        monkeypatch.setattr(module, name, tiny_run.remembering(getattr(step, name), PROGRAMS))
 
 
 @pytest.fixture

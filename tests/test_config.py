@@ -1,6 +1,5 @@
 """The typed configuration: composition, saving, comparison, the rules across keys, and every sentence for a mistake."""
 
-import io
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
@@ -8,16 +7,13 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from evotrain.checks import AT_LEAST, BEST_MODES, INTERVALS, check, resolve_mesh
 from evotrain.compose import (
     compose,
     conf_dir,
     config_for_evaluation,
-    config_tree,
     differences,
-    flatten,
     load_saved,
     save,
     schema,
@@ -108,16 +104,6 @@ def test_differences_name_both_values():
     assert found["data.root"] == (None, "/x")
     assert "steps" not in found
     assert differences(a, a) == {}
-
-
-def test_tree_shows_every_key():
-    console = Console(width=100, record=True, file=io.StringIO())
-    config = compose()
-    console.print(config_tree(config))
-    text = console.export_text()
-    assert max(map(len, text.splitlines())) <= 100
-    for key in flatten(config):
-        assert f"{key.split('.', 1)[-1]}=" in text, key
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------

@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from evotrain.contacts import (
-    DISTOGRAM_BREAKS,
-    DISTOGRAM_CENTRES,
     contact_precision,
-    contact_probability,
-    expected_distance,
     mean_precision,
 )
 
@@ -116,26 +112,3 @@ def test_mean_skips_proteins_without_pairs():
     assert mean_precision(rows) == pytest.approx(dict.fromkeys(KEYS, 0.3))
     assert set(mean_precision([])) == KEYS
     assert all(math.isnan(value) for value in mean_precision(rows[1:2]).values())
-
-
-def one_bin(distance):
-    """Logits [1, 1, 64] that put everything on the bin of a distance in Å."""
-    logits = np.full((1, 1, 64), -1e4, np.float32)
-    logits[0, 0, (distance > DISTOGRAM_BREAKS).sum()] = 1e4
-    return logits
-
-
-@pytest.mark.parametrize(("distance", "probability"), [(1.0, 1), (7.9, 1), (7.95, 0), (8.1, 0), (30.0, 0)])
-def test_contact_probability_takes_the_bins_wholly_below_the_cutoff(distance, probability):
-    assert contact_probability(one_bin(distance)) == pytest.approx(probability)
-
-
-def test_uniform_logits():
-    logits = np.zeros((3, 3, 64))
-    np.testing.assert_allclose(contact_probability(logits), 19 / 64)
-    np.testing.assert_allclose(expected_distance(logits), DISTOGRAM_CENTRES.mean())
-
-
-@pytest.mark.parametrize("distance", [2.5, 8.0, 21.0])
-def test_expected_distance_is_the_centre_of_the_bin(distance):
-    assert abs(expected_distance(one_bin(distance)).item() - distance) <= 0.3125 / 2

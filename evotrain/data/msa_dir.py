@@ -33,9 +33,9 @@ CACHE_BYTES = 256 * 2**20
 class MsaDir:
     """The proteins of a directory, by id.
 
-    `train_ids` and `held_out_ids` are sorted and depend on the directory and `eval_fraction` alone, so that no seed moves
-    a protein from one side to the other. Raises DataError if there is no such
-    directory, if nothing in it can be used, or if the split leaves one side empty.
+    `train_ids` and `held_out_ids` are sorted and depend on the directory and `eval_fraction` alone, so that no seed
+    moves a protein from one side to the other. Raises DataError if there is no such directory, if nothing in it can be
+    used, or if the split leaves one side empty.
     """
 
     def __init__(self, config: MsaDirConfig):

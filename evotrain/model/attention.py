@@ -10,6 +10,7 @@ from flax import nnx
 from jax import lax
 
 from evotrain.config import ModelConfig
+from evotrain.model.kernels import attend_cueq
 from evotrain.model.layers import Dense, LayerNorm, Policy
 from evotrain.parallel.context import gather
 
@@ -37,7 +38,7 @@ class GatedAttention(nnx.Module):
     def __call__(self, x_RQC: jax.Array, mask_RK: jax.Array, bias_HQK: jax.Array | None = None) -> jax.Array:
         def attend_rows(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
             x, mask = rows
-            weighted = attend(self.query(x), self.key(x), self.value(x), mask, bias_HQK)
+            weighted = ATTEND[self.policy.attention](self.query(x), self.key(x), self.value(x), mask, bias_HQK)
             return self.output(weighted * jax.nn.sigmoid(self.gate(x)))
 
         chunk = self.policy.chunk_rows
@@ -60,6 +61,10 @@ def attend(
     logits_RHQK = jnp.where(mask_RK[:, None, None, :] > 0, logits_RHQK, MASKED_LOGIT)
     weights_RHQK = jax.nn.softmax(logits_RHQK, axis=-1).astype(v_RKHD.dtype)
     return jnp.einsum("rhqk,rkhd->rqhd", weights_RHQK, v_RKHD)
+
+
+# By kernels.attention. All compute the same; chunks are made around them.
+ATTEND = {"xla": attend, "xla_chunked": attend, "cueq": attend_cueq}
 
 
 class PairBias(nnx.Module):

@@ -24,12 +24,13 @@ class Policy:
 
     dtype: np.dtype = np.dtype("float32")  # of activations and matrix products
     init: str = "af2"
+    attention: str = "xla"  # its implementation, a key of `attention.ATTEND`
     chunk_rows: int | None = None  # attention rows computed at a time; None: all
 
     @classmethod
     def of(cls, config: Config) -> "Policy":
-        dtype = jnp.dtype(config.precision.compute)
-        return cls(dtype=dtype, init=config.model.init, chunk_rows=config.kernels.chunk_rows)
+        dtype, kernels = jnp.dtype(config.precision.compute), config.kernels
+        return cls(dtype=dtype, init=config.model.init, attention=kernels.attention, chunk_rows=kernels.chunk_rows)
 
 
 class Dense(nnx.Module):

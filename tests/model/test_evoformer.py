@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tree_error import largest_error
 
 from evotrain.config import ModelConfig
 from evotrain.model.evoformer import EvoformerBlock, EvoformerStack
@@ -17,9 +18,7 @@ from evotrain.model.layers import Policy
 from evotrain.model.network import bind
 
 SEQUENCES, RESIDUES = 4, 6
-CONFIG = ModelConfig(
-    blocks=2, c_m=8, c_z=6, msa_heads=2, pair_heads=2, c_outer=3, c_triangle=5, transition_factor=2, init="lecun"
-)
+CONFIG = ModelConfig(blocks=2, c_m=8, c_z=6, msa_heads=2, pair_heads=2, c_outer=3, c_triangle=5, transition_factor=2)
 UPDATES = {  # where the dropout of an update is shared: dimension 0 are sequences or rows, dimension 1 columns
     "row_attention": ("m", 0),
     "triangle_outgoing": ("z", 0),
@@ -42,18 +41,23 @@ def arguments(dtype: str = "float32") -> tuple[jax.Array, ...]:
     return *(jnp.asarray(x, dtype) for x in (m, z)), *(jnp.asarray(mask, jnp.float32) for mask in masks)
 
 
-def block(init: str, dtype: str = "float32") -> EvoformerBlock:
-    return EvoformerBlock(
-        replace(CONFIG, init=init), policy=Policy(init=init, dtype=jnp.dtype(dtype)), rngs=nnx.Rngs(0)
-    )
-
-
 @cache
-def stack_params() -> Any:
-    """Parameters of a stack of two blocks, drawn by numpy (a compilation less)."""
-    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: stack("none")), nnx.Param))
+def random_params(blocks: int | None = None) -> Any:
+    """Parameters of a block, or of a stack of so many, none of them zero."""
+    whole = nnx.eval_shape(lambda: stack("none", blocks) if blocks else empty_block())
     rng = np.random.default_rng(0)
+    shapes = nnx.to_pure_dict(nnx.state(whole, nnx.Param))
     return jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32), shapes)
+
+
+def empty_block(dtype: str = "float32") -> EvoformerBlock:
+    """A block of shapes only."""
+    policy = Policy(dtype=jnp.dtype(dtype))
+    return nnx.eval_shape(lambda: EvoformerBlock(CONFIG, policy=policy, rngs=nnx.Rngs(0)))
+
+
+def block(dtype: str = "float32") -> EvoformerBlock:
+    return bind(nnx.graphdef(empty_block(dtype)), random_params())
 
 
 def stack(remat: str, blocks: int = 2) -> EvoformerStack:
@@ -76,20 +80,20 @@ def gradient(remat: str, blocks: int = 2) -> jax.stages.Lowered:
 
 
 @cache
-def compiled(remat: str) -> Callable:
-    return gradient(remat).compile()
+def compiled(remat: str, blocks: int = 2) -> Callable:
+    # Half the time to compile, with the same operations.
+    return gradient(remat, blocks).compile(compiler_options={"xla_backend_optimization_level": 0})
 
 
 def dot_products(program: str) -> int:
     return program.count(" dot(")
 
 
-def test_a_fresh_block_is_the_identity_and_lecun_is_not():
+def test_a_fresh_block_is_the_identity():
     m, z, *masks = arguments()
-    for init, same in (("af2", True), ("lecun", False)):
-        new_m, new_z = jax.jit(block(init))(m, z, *masks)
-        assert np.array_equal(new_m, m) == same
-        assert np.array_equal(new_z, z) == same
+    new_m, new_z = jax.jit(EvoformerBlock(CONFIG, policy=Policy(init="af2"), rngs=nnx.Rngs(0)))(m, z, *masks)
+    np.testing.assert_array_equal(new_m, m)
+    np.testing.assert_array_equal(new_z, z)
 
 
 def test_dropout_is_shared_by_rows_and_for_the_ending_node_by_columns():
@@ -115,7 +119,7 @@ def updates_of(name: str) -> tuple[np.ndarray, np.ndarray]:
     shapes = {part: msa.shape if of == "m" else pair.shape for part, of in WITHOUT_DROPOUT.items()}
     shapes |= {part: msa.shape if of == "m" else pair.shape for part, (of, _) in UPDATES.items()}
 
-    one = nnx.eval_shape(lambda: block("af2"))
+    one = empty_block()
     for part, shape in shapes.items():
         setattr(one, part, lambda *args, value=float(part == name), shape=shape: jnp.full(shape, value))
     out = one(msa, pair, np.ones(msa.shape[:2], np.float32), np.ones(pair.shape[:2], np.float32), jax.random.key(3))
@@ -127,23 +131,23 @@ def test_rematerialisation_changes_the_program_and_no_gradient():
     counts = {remat: dot_products(program) for remat, program in programs.items()}
     # What is kept need not be multiplied again.
     assert counts["none"] < counts["dots"] < counts["block"], counts
-    expected = compiled("none")(stack_params(), *arguments(), jax.random.key(0))
+    expected = compiled("none")(random_params(2), *arguments(), jax.random.key(0))
     for remat in ("dots", "block"):
-        found = compiled(remat)(stack_params(), *arguments(), jax.random.key(0))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+        found = compiled(remat)(random_params(2), *arguments(), jax.random.key(0))
+        error, array = largest_error(found, expected)
+        assert error < 1e-5, array
 
 
 def test_a_key_draws_dropout_and_the_same_key_the_same():
     run = compiled("block")
-    first, again, other = (run(stack_params(), *arguments(), jax.random.key(seed))[0][0] for seed in (0, 0, 1))
+    first, again, other = (run(random_params(2), *arguments(), jax.random.key(seed))[0][0] for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_without_any_valid_position_everything_is_finite():
     m, z, *masks = arguments()
-    out = compiled("block")(stack_params(), m, z, *(jnp.zeros_like(mask) for mask in masks), jax.random.key(0))
+    out = compiled("block")(random_params(2), m, z, *(jnp.zeros_like(mask) for mask in masks), jax.random.key(0))
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(out))
 
 
@@ -151,33 +155,33 @@ def test_sequences_other_than_the_query_may_be_permuted():
     m, z, msa_mask, pair_mask = arguments()
     order = np.array([0, 3, 1, 2])
     run = compiled("block")
-    (plain_m, plain_z), _ = run(stack_params(), m, z, msa_mask, pair_mask, jax.random.key(0))
-    (new_m, new_z), _ = run(stack_params(), m[order], z, msa_mask[order], pair_mask, jax.random.key(0))
+    (plain_m, plain_z), _ = run(random_params(2), m, z, msa_mask, pair_mask, jax.random.key(0))
+    (new_m, new_z), _ = run(random_params(2), m[order], z, msa_mask[order], pair_mask, jax.random.key(0))
     assert not np.allclose(new_m, plain_m, atol=1e-2)
     np.testing.assert_allclose(new_m, plain_m[order], atol=1e-5 * np.abs(plain_m).max())
     np.testing.assert_allclose(new_z, plain_z, atol=1e-5 * np.abs(plain_z).max())
 
 
 def test_depth_does_not_grow_the_program():
-    start = time.monotonic()
-    deep = gradient("block", blocks=48).compile()
-    print(f"48 blocks compiled in {time.monotonic() - start:.1f} s")
-    sizes = [len(program.as_text()) for program in (compiled("block"), deep)]
-    print(f"HLO of 2 and 48 blocks: {sizes} characters")
-    assert sizes[1] <= 1.1 * sizes[0]
+    sizes = {}
+    for blocks in (2, 48):
+        start = time.monotonic()
+        sizes[blocks] = len(compiled("block", blocks).as_text())
+        print(f"{blocks} blocks: {sizes[blocks]} characters of HLO, {time.monotonic() - start:.1f} s")
+    assert sizes[48] <= 1.1 * sizes[2]
 
 
 def test_bfloat16_is_near_float32():
     m, z, *masks = arguments()
-    wide = jax.jit(block("lecun"))(m, z, *masks)
-    narrow = jax.jit(block("lecun", "bfloat16"))(*arguments("bfloat16"))
+    wide = jax.jit(block())(m, z, *masks)
+    narrow = jax.jit(block("bfloat16"))(*arguments("bfloat16"))
     for a, b in zip(narrow, wide, strict=True):
         assert a.dtype == jnp.bfloat16
         assert np.abs(np.asarray(a, np.float32) - b).max() < 0.03 * np.abs(b).max()
 
 
 def test_softmax_and_layer_norm_of_bfloat16_compute_in_float32():
-    program = jax.make_jaxpr(block("lecun", "bfloat16"))(*arguments("bfloat16")).jaxpr
+    program = jax.make_jaxpr(block("bfloat16"))(*arguments("bfloat16")).jaxpr
     dtypes: dict[str, set[str]] = {}
     for equation in equations(program):
         dtypes.setdefault(equation.primitive.name, set()).add(str(equation.invars[0].aval.dtype))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from evotrain import contacts
 from evotrain.config import ModelConfig
 from evotrain.model.heads import DistogramHead, MaskedMSAHead, contact_probability, distance_breaks, expected_distance
 from evotrain.model.layers import Policy
@@ -47,9 +46,3 @@ def test_expected_distance_takes_a_bin_at_its_centre():
     between[..., [10, 20]] = 1e4  # equally probable
     expected = (expected_distance(certain([10])) + expected_distance(certain([20]))) / 2
     np.testing.assert_allclose(expected_distance(between), expected, rtol=1e-5)
-
-
-def test_the_maps_equal_those_of_the_evaluation_on_the_host():
-    logits = np.random.default_rng(0).normal(size=(5, 5, 64), scale=3).astype(np.float32)
-    np.testing.assert_allclose(contact_probability(logits), contacts.contact_probability(logits), rtol=1e-5)
-    np.testing.assert_allclose(expected_distance(logits), contacts.expected_distance(logits), rtol=1e-5)

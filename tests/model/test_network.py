@@ -1,0 +1,107 @@
+"""The networks as a whole: padding, masks, and their parameters as plain trees."""
+
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from evotrain.config import CoevolutionConfig, Config, ModelConfig, SyntheticConfig
+from evotrain.data.synthetic import gaussian_example
+from evotrain.model.network import bind, initial_params, network
+
+SEQUENCES, RESIDUES = 4, 6
+SIZES = {"c_m": 8, "c_z": 6, "msa_heads": 2, "pair_heads": 2, "c_outer": 3, "c_triangle": 5, "transition_factor": 2}
+TRUNK = Config(
+    name="trunk",
+    steps=1,
+    batch_size=1,
+    eval_every=0,
+    model=ModelConfig(blocks=2, init="lecun", **SIZES),
+    data=CoevolutionConfig(crop=RESIDUES, msa_clusters=SEQUENCES),
+)
+REGRESSION = Config(
+    name="regression",
+    steps=1,
+    batch_size=1,
+    eval_every=0,
+    model=ModelConfig(blocks=1, **SIZES),
+    data=SyntheticConfig(crop=RESIDUES, msa_clusters=SEQUENCES),
+)
+
+
+@cache
+def trunk_params() -> Any:
+    """Parameters of the trunk, none of them zero."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32), network(TRUNK)[1])
+
+
+def example() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    msa, pair = (SEQUENCES, RESIDUES), (RESIDUES, 3)
+    floats = {
+        "seq_mask": np.ones(RESIDUES),
+        "target_feat": rng.normal(size=(RESIDUES, 22)),
+        "msa_feat": rng.normal(size=(*msa, 49)),
+        "msa_mask": rng.random(msa) < 0.8,
+        "bert_mask": rng.random(msa) < 0.4,
+        "pseudo_beta": 8 * rng.normal(size=pair),
+        "pseudo_beta_mask": rng.random(RESIDUES) < 0.8,
+    }
+    labels = {"residue_index": np.arange(RESIDUES, dtype=np.int32), "true_msa": rng.integers(0, 23, msa, np.int32)}
+    return {name: x.astype(np.float32) for name, x in floats.items()} | labels
+
+
+def padded(example: dict[str, np.ndarray], sequences: int, residues: int) -> dict[str, np.ndarray]:
+    """The example with so many more of both, their features garbage and their masks zero."""
+    rng = np.random.default_rng(1)
+
+    def pad(name: str, x: np.ndarray) -> np.ndarray:
+        widths = [(0, residues)] + [(0, 0)] * (x.ndim - 1)
+        if name in ("msa_feat", "msa_mask", "bert_mask", "true_msa"):
+            widths = [(0, sequences), (0, residues)] + [(0, 0)] * (x.ndim - 2)
+        out = np.pad(x, widths)
+        if not name.endswith("mask"):
+            beyond = np.pad(np.zeros(x.shape, bool), widths, constant_values=True)
+            out[beyond] = rng.integers(0, 20, beyond.sum())
+        return out
+
+    return {name: pad(name, x) for name, x in example.items()}
+
+
+def test_padding_changes_nothing_on_the_valid_part():
+    graphdef, _ = network(TRUNK)
+
+    @jax.jit
+    def run(example: dict[str, jax.Array]) -> Any:
+        trunk = bind(graphdef, trunk_params())
+        return trunk(example), trunk.predict(example)
+
+    (msa, distogram), (metrics, maps) = run(example())
+    (wide_msa, wide_distogram), (wide_metrics, wide_maps) = run(padded(example(), sequences=3, residues=2))
+    assert wide_msa.shape == (SEQUENCES + 3, RESIDUES + 2, 23)
+    wide_maps = {name: x[:RESIDUES, :RESIDUES] for name, x in wide_maps.items()}
+    narrowed = (wide_msa[:SEQUENCES, :RESIDUES], wide_distogram[:RESIDUES, :RESIDUES], wide_metrics, wide_maps)
+    for a, b in zip(jax.tree.leaves(narrowed), jax.tree.leaves((msa, distogram, metrics, maps)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("config", [TRUNK, REGRESSION], ids=["trunk", "regression"])
+def test_initial_parameters_have_the_shapes_of_the_network(config: Config):
+    _, shapes = network(config)
+    params = jax.eval_shape(lambda: initial_params(config, jax.random.key(0)))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
+    assert {x.shape[0] for x in jax.tree.leaves(params["evoformer"]["blocks"])} == {config.model.blocks}
+
+
+def test_fresh_regression_is_the_mean_square_of_its_input():
+    graphdef, shapes = network(REGRESSION)
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)  # final layers start at zero
+    sizes = {"residues": RESIDUES, "sequences": SEQUENCES, "c_m": SIZES["c_m"], "c_z": SIZES["c_z"]}
+    example = gaussian_example(0, 0, **sizes)
+    loss, metrics = jax.jit(bind(graphdef, params).loss)(example)
+    np.testing.assert_allclose(loss, np.mean(example["msa"] ** 2) + np.mean(example["pair"] ** 2), rtol=1e-5)
+    assert metrics["loss"] == loss
