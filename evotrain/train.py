@@ -87,8 +87,7 @@ def train(config: Config) -> float | None:
         clock.start()
 
         # ---- Loop ----
-        steps = config.steps - first
-        batches = resources.enter_context(Batches(source, config, mesh, start=examples, steps=steps))
+        batches = resources.enter_context(Batches(source, config, mesh, start=examples))
         with stop_signals() as stopped, run.ending():
             if first == 0 and config.eval_every:
                 run.evaluate(judge, state)
@@ -109,4 +108,7 @@ def train(config: Config) -> float | None:
                     run.save(state)
                 if preempted and not last:
                     raise Preempted(f"stopped after step {number}, which is saved: start the same command to go on.")
-        return run.objective()
+        objective = run.objective()
+        best = "" if objective is None else f", best {config.checkpoint.best} {objective:.4g}"
+        logger.event(f"Finished{best}. Figures, metrics and checkpoints are in {run_dir.path}.")
+        return objective

@@ -16,6 +16,7 @@ FILES = sorted(conf_dir().rglob("*.yaml"))
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name in GROUPS]
 EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiment"]
 ROOT = ["data.root=proteins"]
+NEEDED = {"msa_dir": ROOT, "cueq": ["precision=bf16"]}  # by a choice, beside itself
 
 
 def name(path: Path) -> str:
@@ -40,8 +41,8 @@ def test_every_experiment_composes_and_passes_the_checks(experiment, devices):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_and_passes_the_checks(group, choice):
-    root = ROOT if choice == "msa_dir" else []
-    config = compose([f"{group}={choice}", *root, "data.crop=64", "data.msa_clusters=64"])
+    needed = NEEDED.get(choice, [])
+    config = compose([f"{group}={choice}", *needed, "data.crop=64", "data.msa_clusters=64"])
     check(config, 8)
 
 

@@ -127,7 +127,7 @@ def test_evaluation_takes_the_run_and_its_own_overrides(tmp_path):
 def test_evaluation_on_other_data_takes_the_whole_group(tmp_path):
     save(compose(["data.crop=32"]), tmp_path / "config.yaml")
     config = evaluate(tmp_path, "data=msa_dir", "data.root=/x")
-    assert config.data == compose(["data=msa_dir", "data.root=/x", "data.crop=64", "data.msa_clusters=64"]).data
+    assert config.data == compose(["data=msa_dir", "data.root=/x", "data.crop=48", "data.msa_clusters=64"]).data
 
 
 def test_evaluation_refuses_to_change_what_was_trained(tmp_path):
@@ -205,11 +205,17 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["command=evaluate", "evaluate.checkpoint=newest"], 1, "write best, last, or the number of a step"),
         (["resume_allow=[stepps]"], 1, "resume_allow names stepps, which is not a key; did you mean steps?"),
         (["name=''"], 1, "name is empty: write name="),
-        (["model.c_m=30"], 1, "model.c_m=30 cannot be split over model.msa_heads=4"),
+        (["model.c_m=31"], 1, "model.c_m=31 cannot be split over model.msa_heads=2"),
         (["model.pair_heads=5"], 1, "model.c_z=32 cannot be split over model.pair_heads=5: make it a multiple, or wri"),
         (["precision.compute=bfloat16"], 1, "precision.matmul=highest changes nothing where matrices are bfloat16"),
         (["kernels.chunk_rows=4"], 1, "kernels.chunk_rows=4 changes nothing with kernels.attention=xla"),
         (["kernels.attention=xla_chunked"], 1, "kernels.attention=xla_chunked needs kernels.chunk_rows"),
+        (["kernels=cueq"], 1, "multiplies float32 matrices in TF32, not as precision.matmul=highest asks"),
+        (["kernels=cueq", "kernels.chunk_rows=4"], 1, "changes nothing with kernels.attention=cueq: leave it out"),
+        (["kernels=cueq", "precision=bf16", "model.pair_head_dim=12"], 1, "pair heads have 12: write model."),
+        (["kernels=cueq", "precision=bf16", "model.msa_head_dim=256"], 1, "at most 128 channels, a multiple of 8, but"),
+        (["kernels=cueq", "precision.matmul=default", "model.msa_head_dim=64"], 1, "float32 takes heads of at most 32"),
+        (["kernels=cueq", "precision.matmul=high", "model.pair_head_dim=6"], 1, "multiple of 4, but the pair heads"),
         (["optimizer.decay_examples=5"], 1, "optimizer.decay_examples=5 is before the end of the warm-up"),
         (["checkpoint.best=los"], 1, "has no checkpoint.best=los; did you mean loss?"),
         (["data=synthetic", "checkpoint.best=masked_msa/accuracy"], 1, "The choices are loss."),

@@ -28,8 +28,9 @@ TINY = [
     "checkpoint.best_mode=min", "logger=files", "logger.figures=false", "logger.every=1",
 ]  # fmt: skip
 
-# Keys that decide which program a step is.
+# Keys that decide which program a step is, and keys among them that do not.
 PROGRAM = ("seed", "batch_size", "model", "mesh", "optimizer", "data", "precision", "kernels")
+NOT_PROGRAM = ("optimizer.max_skipped", "data.root", "data.workers", "data.coupling")
 
 
 def tiny_config(run_dir: Path | str, *overrides: str) -> Config:
@@ -76,10 +77,14 @@ def remembering(make: Any, programs: dict[str, Any]) -> Any:
     """`make(config, mesh)`, which gives the same jitted step again for the same program: it is traced once."""
 
     def remembered(config: Config, mesh: Any) -> Any:
-        telling = {key: value for key, value in flatten(config).items() if key.partition(".")[0] in PROGRAM}
-        name = f"{make.__name__} {telling}"
+        values = {key: value for key, value in flatten(config).items() if decides_the_program(key)}
+        name = f"{make.__name__} {values}"
         if name not in programs:
             programs[name] = make(config, mesh)
         return programs[name]
 
     return remembered
+
+
+def decides_the_program(key: str) -> bool:
+    return key.partition(".")[0] in PROGRAM and key not in NOT_PROGRAM

@@ -19,15 +19,18 @@ from evotrain.data.sources import HOST_KEYS, Example, Source
 from evotrain.parallel.mesh import batch_sharding
 
 
-class LocalExamples(grain.sources.RandomAccessDataSource):
-    """The examples of this process's rows, step after step: position p is row p mod n of step p // n."""
+MANY_STEPS = 2**40  # no run ends for want of examples
 
-    def __init__(self, source: Source, rows: list[int], batch_size: int, start: int, steps: int):
+
+class LocalExamples(grain.sources.RandomAccessDataSource):
+    """The examples of this process's rows, step after step without end: position p is row p mod n of step p // n."""
+
+    def __init__(self, source: Source, rows: list[int], batch_size: int, start: int):
         self._source, self._rows = source, rows
-        self._batch_size, self._start, self._steps = batch_size, start, steps
+        self._batch_size, self._start = batch_size, start
 
     def __len__(self) -> int:
-        return self._steps * len(self._rows)
+        return MANY_STEPS * len(self._rows)
 
     def __getitem__(self, position: int) -> Example:
         step, row = divmod(int(position), len(self._rows))
@@ -35,22 +38,23 @@ class LocalExamples(grain.sources.RandomAccessDataSource):
 
 
 class Batches:
-    """The training batches from example `start` on, each a dict of global arrays, and the notes of its examples.
+    """The endless training batches from example `start` on, each a dict of global arrays, and its examples' notes.
 
     Examples are prepared ahead, in threads or in `data.workers` processes, and delivered in order.
     """
 
-    def __init__(self, source: Source, config: Config, mesh: Mesh, *, start: int, steps: int):
+    def __init__(self, source: Source, config: Config, mesh: Mesh, *, start: int):
         self._batch_size = config.batch_size
         self._sharding = batch_sharding(mesh)
         self._rows = local_rows(self._sharding, config.batch_size)
-        examples = LocalExamples(source, self._rows, config.batch_size, start, steps)
+        examples = LocalExamples(source, self._rows, config.batch_size, start)
         batches = grain.MapDataset.source(examples).batch(len(self._rows), batch_fn=stack)
         threads = grain.ReadOptions(
             num_threads=min(config.data.prefetch, os.cpu_count() or 1), prefetch_buffer_size=config.data.prefetch
         )
         iterable = batches.to_iter_dataset(threads)
-        if config.data.workers:
+        self._shared = config.data.workers > 0
+        if self._shared:
             _mark_flags_parsed()
             buffer = -(-config.data.prefetch // config.data.workers)
             iterable = iterable.mp_prefetch(
@@ -60,6 +64,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[dict[str, jax.Array], list[str]]]:
         for batch in self._iterator:
+            # Out of the workers' shared memory, which is freed here and not whenever the devices let go of the batch.
+            batch = {name: np.array(x) for name, x in batch.items()} if self._shared else batch
             notes = [str(note) for note in batch["note"] if str(note)]
             yield to_devices(batch, self._rows, self._batch_size, self._sharding), notes
 

@@ -111,6 +111,8 @@ class ProteinSource:
     def __init__(self, config: MsaDirConfig, seed: int):
         self._config, self._seed = config, seed
         self._proteins = MsaDir(config)
+        for ids in (self._proteins.train_ids, self._proteins.held_out_ids):
+            self._proteins.load(ids[0])  # if nothing can be read, say so before anything is compiled
         self.held_out = min(len(self._proteins.held_out_ids), config.eval_examples)
         self.description = self._proteins.description
         count = len(self._proteins.train_ids)

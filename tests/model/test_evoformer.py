@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from quick_compile import QUICK
 from tree_error import largest_error
 
 from evotrain.config import ModelConfig
@@ -81,8 +82,7 @@ def gradient(remat: str, blocks: int = 2) -> jax.stages.Lowered:
 
 @cache
 def compiled(remat: str, blocks: int = 2) -> Callable:
-    # Half the time to compile, with the same operations.
-    return gradient(remat, blocks).compile(compiler_options={"xla_backend_optimization_level": 0})
+    return gradient(remat, blocks).compile(QUICK)
 
 
 def dot_products(program: str) -> int:
@@ -91,7 +91,8 @@ def dot_products(program: str) -> int:
 
 def test_a_fresh_block_is_the_identity():
     m, z, *masks = arguments()
-    new_m, new_z = jax.jit(EvoformerBlock(CONFIG, policy=Policy(init="af2"), rngs=nnx.Rngs(0)))(m, z, *masks)
+    fresh = EvoformerBlock(CONFIG, policy=Policy(init="af2"), rngs=nnx.Rngs(0))
+    new_m, new_z = jax.jit(fresh, compiler_options=QUICK)(m, z, *masks)
     np.testing.assert_array_equal(new_m, m)
     np.testing.assert_array_equal(new_z, z)
 
@@ -173,8 +174,8 @@ def test_depth_does_not_grow_the_program():
 
 def test_bfloat16_is_near_float32():
     m, z, *masks = arguments()
-    wide = jax.jit(block())(m, z, *masks)
-    narrow = jax.jit(block("bfloat16"))(*arguments("bfloat16"))
+    wide = jax.jit(block(), compiler_options=QUICK)(m, z, *masks)
+    narrow = jax.jit(block("bfloat16"), compiler_options=QUICK)(*arguments("bfloat16"))
     for a, b in zip(narrow, wide, strict=True):
         assert a.dtype == jnp.bfloat16
         assert np.abs(np.asarray(a, np.float32) - b).max() < 0.03 * np.abs(b).max()

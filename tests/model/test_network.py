@@ -1,11 +1,12 @@
 """The networks as a whole: padding, masks, and their parameters as plain trees."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from quick_compile import QUICK
 
 from evotrain.config import CoevolutionConfig, Config, ModelConfig, SyntheticConfig
 from evotrain.data.synthetic import gaussian_example
@@ -74,7 +75,7 @@ def padded(example: dict[str, np.ndarray], sequences: int, residues: int) -> dic
 def test_padding_changes_nothing_on_the_valid_part():
     graphdef, _ = network(TRUNK)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def run(example: dict[str, jax.Array]) -> Any:
         trunk = bind(graphdef, trunk_params())
         return trunk(example), trunk.predict(example)

@@ -21,6 +21,7 @@ from evotrain.model.network import bind
 
 pytest.importorskip("alphafold", reason="the reference, DeepMind's code, is in the extra `test`")
 from haiku_reference import HEADS, PARTS, Arrays, reference, reference_params
+from quick_compile import QUICK
 
 # All different, so that a transposition shows.
 SEQUENCES, RESIDUES = 5, 7
@@ -133,7 +134,7 @@ def evaluate(function: Any, params: Arrays, inputs: Arrays, given: Arrays, dtype
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: np.asarray(x, dtype if x.dtype == np.float64 else x.dtype), tree)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def both(params: Arrays, inputs: Arrays) -> tuple[Arrays, Any]:
         outputs, pull_back = jax.vjp(lambda *args: function(*args, cast(given)), params, inputs)
         rng = np.random.default_rng(2)
