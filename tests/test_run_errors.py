@@ -211,7 +211,7 @@ def test_a_disk_without_room_for_the_checkpoints(refused, monkeypatch):
     assert os.listdir() == []
 
 
-def test_a_disk_that_fills_up_during_the_run(refused, monkeypatch):
+def test_a_disk_that_fills_up_during_the_run_and_has_room_again(refused, monkeypatch, finished_run, capfd):
     write = os.write
 
     def write_until_full(descriptor: int, line: bytes) -> int:
@@ -227,10 +227,6 @@ def test_a_disk_that_fills_up_during_the_run(refused, monkeypatch):
         "continues by itself\n"
     )
     assert summary(Path("run"))["status"] == "failed"
-
-
-def test_a_disk_that_was_full_and_has_room_again(refused, monkeypatch, finished_run, capfd):
-    test_a_disk_that_fills_up_during_the_run(refused, monkeypatch)
     assert main([*TINY, "run_dir=run"]) == 0, capfd.readouterr()
     assert rows(Path("run")) == rows(finished_run)
 
@@ -242,7 +238,9 @@ def test_evaluation_of_what_is_no_run(one_device, finished_run, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     os.mkdir("empty")
     assert main(["command=evaluate", "run_dir=empty"]) == 2
-    assert "error: There is no empty/config.yaml: name the directory of a run that has started." in capfd.readouterr().err
+    assert capfd.readouterr().err == (
+        "error: There is no empty/config.yaml: name the directory of a run that has started.\n"
+    )
     assert os.listdir("empty") == []
 
     shutil.copytree(finished_run, "started", ignore=shutil.ignore_patterns("[0-9]*"))

@@ -3,15 +3,19 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from tiny_run import BATCH_SIZE, SIZES, STEPS, TINY, rows, summary, train_tiny
 
 from evotrain.cli import main
 from evotrain.compose import compose
+from evotrain.run import Run
 from evotrain.train import train
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -64,11 +68,6 @@ def test_the_files_of_a_run(finished_run):
     assert kept == {best, 5, 6}
 
 
-def test_the_objective_is_the_best_evaluation(one_device, tmp_path):
-    best = train_tiny(tmp_path)
-    assert best == min(row["loss"] for row in evaluations(tmp_path))
-
-
 def test_figures(one_device, tmp_path):
     train_tiny(tmp_path, "logger.figures=true", "steps=1")
     figures = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
@@ -93,7 +92,7 @@ def test_a_run_from_another_directory(user_environment, finished_run, tmp_path):
 
 def test_init_from_starts_with_the_best_parameters_of_another_run(one_device, finished_run, tmp_path, capsys):
     best = min(evaluations(finished_run)[1:], key=lambda row: row["loss"])
-    train_tiny(tmp_path, f"init_from={finished_run}")
+    train_tiny(tmp_path, f"init_from={finished_run}", "steps=1")
     assert f"starts from step {best['step']} of {finished_run}" in capsys.readouterr().out
     first = evaluations(tmp_path)[0]
     assert {**first, "step": best["step"]} == best
@@ -104,10 +103,8 @@ def test_init_from_starts_with_the_best_parameters_of_another_run(one_device, fi
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_of_a_run(one_device, tmp_path, capfd):
-    run_dir = tmp_path / "run"
-    train_tiny(run_dir)
-    capfd.readouterr()
+def test_evaluation_of_a_run(one_device, finished_run, tmp_path, capfd):
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
     assert main(["command=evaluate", f"run_dir={run_dir}", "evaluate.checkpoint=last"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
@@ -124,13 +121,12 @@ def test_evaluation_of_a_run(one_device, tmp_path, capfd):
 
 
 def test_evaluation_on_other_data(one_device, finished_run, repository, tmp_path, capfd):
-    run_dir = tmp_path / "run"
-    train_tiny(run_dir, "steps=1")
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
     data = ["data=msa_dir", f"data.root={repository / 'data' / 'sample'}", "data.crop=32", "data.msa_clusters=8"]
-    assert main(["command=evaluate", f"run_dir={run_dir}", *data]) == 0, capfd.readouterr()
+    assert main(["command=evaluate", f"run_dir={run_dir}", "evaluate.checkpoint=6", *data]) == 0, capfd.readouterr()
     (written,) = (run_dir / "evaluate").iterdir()
     found = json.loads((written / "metrics.json").read_text())
-    assert (written.name, found["examples"]) == ("msa_dir-1", 2)
+    assert (written.name, found["examples"]) == ("msa_dir-6", 2)
     assert math.isfinite(found["metrics"]["loss"])
 
 
@@ -153,9 +149,17 @@ def test_a_sweep(one_device, tmp_path, monkeypatch):
 # --- the strict mode -------------------------------------------------------------------------------------------------
 
 
-def test_the_loop_copies_nothing_implicitly_and_replicas_agree(one_device, finished_run, tmp_path):
-    train_tiny(tmp_path, "debug.transfer_guard=true", "debug.check_replicas=true")
-    assert rows(tmp_path) == rows(finished_run)
+def test_the_loop_copies_nothing_implicitly_and_replicas_agree(one_device, finished_run, tmp_path, monkeypatch):
+    aids = ("debug.transfer_guard=true", "debug.check_replicas=true")
+    train_tiny(tmp_path / "clean", *aids, "steps=2")
+    assert rows(tmp_path / "clean") == rows(finished_run)[:4]
+
+    def stepped(self, metrics, notes):
+        jax.numpy.add(metrics["loss"], np.ones(()))
+
+    monkeypatch.setattr(Run, "stepped", stepped)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train_tiny(tmp_path / "unclean", *aids)
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from evotrain.config import Config
 from evotrain.data.sources import HOST_KEYS, Example, Source
 from evotrain.parallel.mesh import batch_sharding
 
-
 MANY_STEPS = 2**40  # no run ends for want of examples
 
 

@@ -195,5 +195,5 @@ def equations(program: Any) -> Iterator[Any]:
     """All equations of a jaxpr, also those of the functions that it calls."""
     for equation in program.eqns:
         yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
+            yield from equations(getattr(inner, "jaxpr", inner)) if hasattr(inner, "eqns") else ()
