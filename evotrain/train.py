@@ -93,9 +93,9 @@ def train(config: Config) -> float | None:
                 run.evaluate(judge, state)
             stream = iter(batches)
             for number in range(first + 1, config.steps + 1):
+                with clock.waiting():
+                    batch, notes = next(stream)
                 with jax.transfer_guard("disallow" if config.debug.transfer_guard else "allow"):
-                    with clock.waiting():
-                        batch, notes = next(stream)
                     state, metrics = step(state, batch)
                     run.stepped(metrics, notes)  # fetches the metrics of the step before, while this one runs
 
