@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers, type_handlers
 
 from evotrain.checkpoint_files import STATE, find_checkpoints, is_out_of_space, reason
-from evotrain.config import CheckpointConfig
+from evotrain.config import CheckpointConfig, best_mode
 from evotrain.errors import RunError
+from evotrain.parallel.distributed import from_process_0
 from evotrain.tree_names import PyTree, differences, named_leaves, nested_dicts
 
 log = logging.getLogger(__name__)
@@ -48,13 +47,13 @@ class Checkpoints:
           RunError: the directory cannot be made or read.
         """
         absl_logging.get_absl_logger().addFilter(_is_worth_showing)
-        self._directory = directory
+        self.directory = directory
         self._config = config
         self._writing: int | None = None  # the step that is being written in the background
         self._position: int | None = None  # the step that this object wrote or restored last
         # Process 0 alone looks at the disk: a file system that shows the newest directory to some hosts and not yet to
         # others would make them restore different steps.
-        found = _from_process_0(_look_into(directory, read_only) if jax.process_index() == 0 else None)
+        found = from_process_0(_look_into(directory, read_only) if jax.process_index() == 0 else None)
         if isinstance(found, str):
             raise RunError(found)
         self._documents = {int(step): document for step, document in found.items()}
@@ -82,7 +81,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best finite `config.best` (of equals the newest), or None if no checkpoint has one."""
-        sign = {"min": -1.0, "max": 1.0}[self._config.best_mode]
+        sign = {"min": -1.0, "max": 1.0}[best_mode(self._config.best)]
         values = {
             step: document["metrics"].get(self._config.best, math.nan) for step, document in self._documents.items()
         }
@@ -109,7 +108,7 @@ class Checkpoints:
         newest = self.latest_step()
         if newest is not None and step <= newest:
             raise RunError(
-                f"{self._directory} already holds step {newest} of an earlier run, so step {step} is not written: "
+                f"{self.directory} already holds step {newest} of an earlier run, so step {step} is not written: "
                 "start under another name=…, or move those checkpoints away"
             )
         named = {name: _detached(array) for name, array in named_leaves(state).items()}
@@ -152,7 +151,7 @@ class Checkpoints:
         """
         if which == "best" and self.latest_step() is not None and self.best_step() is None:
             raise RunError(
-                f"no checkpoint in {self._directory} has a finite {self._config.best}, so none is the best: "
+                f"no checkpoint in {self.directory} has a finite {self._config.best}, so none is the best: "
                 f"ask for last or for one of the steps {_listed(self.steps())}"
             )
         step = {"best": self.best_step(), "last": None}.get(which, which)
@@ -190,11 +189,11 @@ class Checkpoints:
     def _existing_step(self, step: int | None) -> int:
         if not self._documents:
             raise RunError(
-                f"there is no checkpoint in {self._directory}: give the directory of a run that has saved one"
+                f"there is no checkpoint in {self.directory}: give the directory of a run that has saved one"
             )
         step = self.latest_step() if step is None else step
         if step not in self._documents:
-            raise RunError(f"{self._directory} has no checkpoint of step {step}: it has {_listed(self.steps())}")
+            raise RunError(f"{self.directory} has no checkpoint of step {step}: it has {_listed(self.steps())}")
         return step
 
     def _read(self, step: int, abstract: PyTree, *, whole: bool) -> PyTree:
@@ -207,7 +206,7 @@ class Checkpoints:
         if clauses:
             more = f"; and {len(clauses) - 3} more differ" if len(clauses) > 3 else ""
             raise RunError(
-                f"{self._directory / str(step)} holds another model: {'; '.join(clauses[:3])}{more}: "
+                f"{self.directory / str(step)} holds another model: {'; '.join(clauses[:3])}{more}: "
                 "use the configuration it was written with, or start a run under another name=…"
             )
         restore_args = {
@@ -229,7 +228,7 @@ class Checkpoints:
             self._documents, self._position = self._documents_before_save, None
             space = "free space there, or lower checkpoint.keep"
             remedy = space if is_out_of_space(error) else "make the directory writable, or choose another run_dir=…"
-            raise RunError(f"{self._directory / str(step)} could not be written ({reason(error)}): {remedy}") from error
+            raise RunError(f"{self.directory / str(step)} could not be written ({reason(error)}): {remedy}") from error
 
     @contextlib.contextmanager
     def _failures_of_reading(self, step: int) -> Iterator[None]:
@@ -240,7 +239,7 @@ class Checkpoints:
         except Exception as error:
             others = _listed([other for other in self.steps() if other != step])
             remedy = f"delete it to go on from another one ({others})" if others else "delete it to start anew"
-            raise RunError(f"{self._directory / str(step)} is damaged ({reason(error)}): {remedy}") from error
+            raise RunError(f"{self.directory / str(step)} is damaged ({reason(error)}): {remedy}") from error
 
 
 class _Preservation(checkpoint_managers.PreservationPolicy):
@@ -286,15 +285,6 @@ def _look_into(directory: Path, read_only: bool) -> dict[int, dict[str, Any]] | 
         return find_checkpoints(directory, set_aside=not read_only)
     except OSError as error:
         return f"{directory} cannot hold checkpoints ({reason(error)}): make it writable, or choose another run_dir=…"
-
-
-def _from_process_0(value: Any) -> Any:
-    """The JSON value that process 0 passed, on every process."""
-    if jax.process_count() == 1:
-        return value
-    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
-    return json.loads(bytes(multihost_utils.broadcast_one_to_all(np.resize(data, size)).astype(np.uint8)))
 
 
 def _detached(array: jax.Array) -> jax.Array:

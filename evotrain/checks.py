@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import fields, is_dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from evotrain.compose import flatten
-from evotrain.config import Config, EvaluateConfig, MeshConfig
+from evotrain.config import BEST_MODES, Config, EvaluateConfig, MeshConfig
+from evotrain.contacts import LONG_RANGE
 from evotrain.errors import ConfigError
 from evotrain.explain import did_you_mean, listing, spell
 
@@ -46,6 +48,8 @@ AT_LEAST = {
     "evaluate.examples": 1,
 }
 
+AT_MOST = {"seed": 2**32 - 1}  # jax makes its keys from 32 bits: a larger seed would repeat a smaller one
+
 # The interval of each other number, and whether it holds its ends.
 ABOVE_ZERO, FROM_ZERO = ("(", 0.0, math.inf, ")"), ("[", 0.0, math.inf, ")")
 BELOW_ONE, FRACTION = ("[", 0.0, 1.0, ")"), ("(", 0.0, 1.0, "]")
@@ -69,16 +73,14 @@ INTERVALS = {
     "data.eval_fraction": ("(", 0.0, 1.0, ")"),
 }
 
-# Evaluation metrics that can name the best checkpoint, and which end is good.
-BEST_MODES = {
-    "loss": "min",
-    "loss/masked_msa": "min",
-    "loss/distogram": "min",
-    "masked_msa/perplexity": "min",
-    "masked_msa/accuracy": "max",
-    "contact/precision_at_L": "max",
-    "contact/precision_at_L2": "max",
-    "contact/precision_at_L5": "max",
+# Keys without effect, by the value of another key that takes it from them.
+SWITCHED_OFF = {
+    "model.position": ("data.source", "synthetic"),
+    "optimizer.decay_factor": ("optimizer.decay_examples", None),
+    "optimizer.clip_norm": ("optimizer.clip", "none"),
+    "logger.project": ("logger.wandb", "off"),
+    "logger.entity": ("logger.wandb", "off"),
+    "logger.timeout": ("logger.wandb", "off"),
 }
 
 
@@ -94,9 +96,11 @@ def check(config: Config, device_count: int | None) -> None:
     check_ranges(config)
     check_command(config)
     check_model(config)
+    check_effects(config)
     check_precision_and_kernels(config)
     check_optimizer(config)
-    check_checkpoint(config)
+    if config.command == "train":
+        check_checkpoint(config)
     if device_count is not None:
         check_mesh(config, resolve_mesh(config.mesh, device_count))
 
@@ -145,6 +149,8 @@ def check_ranges(config: Config) -> None:
             continue
         if key in AT_LEAST and value < AT_LEAST[key]:
             raise ConfigError(f"{key}={value} is too small: write {AT_LEAST[key]} or more.")
+        if key in AT_MOST and value > AT_MOST[key]:
+            raise ConfigError(f"{key}={value} is too large: write {AT_MOST[key]} or less.")
         if key in INTERVALS:
             left, low, high, right = INTERVALS[key]
             above = value > low or (left == "[" and value == low)
@@ -175,10 +181,13 @@ def check_command(config: Config) -> None:
     for key in ("name", "run_dir"):
         if not known[key].strip():
             raise ConfigError(f"{key} is empty: write {key}=….")
+    path = PurePath(config.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"name={config.name} leads out of runs/: write a plain name, and the place as run_dir=….")
 
 
 def check_model(config: Config) -> None:
-    """Heads against channels."""
+    """Heads against channels, and losses that count."""
     model = config.model
     for kind, channels, heads, head_dim in (
         ("msa", "c_m", model.msa_heads, model.msa_head_dim),
@@ -190,6 +199,16 @@ def check_model(config: Config) -> None:
                 f"model.{channels}={size} cannot be split over model.{kind}_heads={heads}: make it a multiple, or "
                 f"write model.{kind}_head_dim=…."
             )
+    if model.loss.masked_msa == model.loss.distogram == 0 and config.data.source != "synthetic":
+        raise ConfigError("model.loss.masked_msa=0 model.loss.distogram=0 leaves nothing to learn: raise one of them.")
+
+
+def check_effects(config: Config) -> None:
+    """Keys that another key has switched off."""
+    values, defaults = flatten(config), flatten(Config())
+    for key, (switch, off) in SWITCHED_OFF.items():
+        if values[switch] == off and values[key] != defaults[key]:
+            raise ConfigError(f"{key}={spell(values[key])} changes nothing with {switch}={spell(off)}: leave it out.")
 
 
 def check_precision_and_kernels(config: Config) -> None:
@@ -245,17 +264,17 @@ def check_optimizer(config: Config) -> None:
 
 def check_checkpoint(config: Config) -> None:
     """The metric that names the best checkpoint is one that the evaluation of this data reports."""
-    best, mode = config.checkpoint.best, config.checkpoint.best_mode
+    best = config.checkpoint.best
     known = ["loss"] if config.data.source == "synthetic" else list(BEST_MODES)
     if best not in known:
         raise ConfigError(
             f"The evaluation of data={config.data.source} has no checkpoint.best={best}{did_you_mean(best, known)} "
             f"The choices are {listing(known)}."
         )
-    if mode != BEST_MODES[best]:
+    if best.startswith("contact/") and config.data.crop <= LONG_RANGE:
         raise ConfigError(
-            f"The best {best} is not the one that checkpoint.best_mode={mode} selects: write "
-            f"checkpoint.best_mode={BEST_MODES[best]}."
+            f"checkpoint.best={best} counts pairs {LONG_RANGE} residues apart, and data.crop={config.data.crop} holds "
+            f"none: write data.crop={LONG_RANGE + 1} or more, or checkpoint.best=loss."
         )
 
 

@@ -4,6 +4,7 @@ Nothing here imports jax before the configuration has been checked and the simul
 """
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -29,16 +30,18 @@ from evotrain.compose import (
     register_schema,
     to_config,
 )
-from evotrain.config import Config
-from evotrain.errors import ConfigError, EvotrainError, Preempted
+from evotrain.config import Config, best_mode
+from evotrain.errors import ConfigError, Diverged, EvotrainError, Preempted
 from evotrain.explain import COMPOSITION_ERRORS, check_override, explain, listing
 from evotrain.help import print_help
 
 # The flags of Hydra that make sense here, with the number of values each takes.
 FLAGS = {
-    "-m": 0, "--multirun": 0, "--cfg": 1, "-c": 1, "--resolve": 0, "--package": 1, "-p": 1, "--info": 1, "-i": 1,
-    "--config-dir": 1, "-cd": 1, "--hydra-help": 0, "--version": 0, "--shell-completion": 0, "-sc": 0,
+    "-m": 0, "--multirun": 0, "--cfg": 1, "-c": 1, "--resolve": 0, "--info": 1, "-i": 1, "--config-dir": 1, "-cd": 1,
+    "--hydra-help": 0, "--version": 0, "--shell-completion": 0, "-sc": 0,
 }  # fmt: skip
+MULTIRUN, SHOW = ("-m", "--multirun"), ("--cfg", "-c")
+MODES = (*MULTIRUN, *SHOW, "--info", "-i", "--shell-completion", "-sc")  # each says what to do instead of one run
 COMMON_FLAGS = ("--help", "-m", "--cfg job", "--config-dir DIRECTORY", "--version")
 
 # Overrides that do not tell the trials of a sweep apart, or that may change when it is restarted.
@@ -104,7 +107,8 @@ def launch(arguments: Sequence[str]) -> None:
     """Composes with Hydra and runs the command, once or for each trial of a sweep.
 
     Raises:
-      EvotrainError: the first failure, of the configuration or of a run; a failing trial ends its sweep.
+      EvotrainError: the first failure, of the configuration or of a run; a failing trial ends its sweep, unless it
+        diverged, which is the worst result that a trial can have.
     """
     flags, overrides = split_arguments(arguments)
     check_sweep(flags, overrides)
@@ -117,8 +121,12 @@ def launch(arguments: Sequence[str]) -> None:
         try:
             return run(cfg, implicit)
         except EvotrainError as error:
+            multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+            if multirun and isinstance(error, Diverged):
+                print_error(error)
+                return -math.inf if best_mode(cfg.checkpoint.best) == "max" else math.inf
             failures.append(error)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if multirun:
                 raise  # a trial in a process of its own has no other way to tell
             return None
 
@@ -140,7 +148,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Flags and overrides; Hydra takes flags only in front.
 
     Raises:
-      ConfigError: a flag that does not exist, or an override that means nothing.
+      ConfigError: a flag that does not exist or does not go with another, or an override that means nothing.
     """
     flags: list[str] = []
     overrides: list[str] = []
@@ -161,22 +169,44 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             raise ConfigError(f"{flag} needs a value after it.")
         flags += [word, *rest[:values]]
         del rest[:values]
+    check_flags([word.partition("=")[0] for word in flags])
     return flags, overrides
+
+
+def check_flags(flags: Sequence[str]) -> None:
+    """Refuses flags that exclude each other, and one that lacks another. The values among `flags` do not matter.
+
+    Raises:
+      ConfigError: which ones.
+    """
+    modes = [flag for flag in flags if flag in MODES]
+    if len(modes) > 1:
+        raise ConfigError(f"{modes[0]} and {modes[1]} cannot go together: leave one of them out.")
+    if "--resolve" in flags and not any(flag in SHOW for flag in modes):
+        raise ConfigError("--resolve changes what --cfg prints, and nothing else: write --cfg job --resolve.")
 
 
 def check_sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     """What can be said of a sweep before its trials are composed.
 
     Raises:
-      ConfigError: a prepared sweep without -m, or a sweep over what a process can have only once.
+      ConfigError: a prepared sweep without -m, a sweep over what a process can have only once, or trials that would
+        share a directory.
     """
-    multirun = "-m" in flags or "--multirun" in flags
+    multirun = any(flag in flags for flag in MULTIRUN)
+    shown = any(word.partition("=")[0] in SHOW for word in flags)
     for override in overrides:
         key, _, value = override.partition("=")
-        if key == "+sweep" and not multirun and "--cfg" not in flags and "-c" not in flags:
+        if key == "+sweep" and not multirun and not shown:
             raise ConfigError(f"{override} starts several runs: write python -m evotrain -m {override}.")
         if key in ("+sweep", "hydra/launcher") and "slurm" in value and multirun and not shutil.which("srun"):
             raise ConfigError(f"{override} needs SLURM, but this machine has no srun: start it on the cluster.")
+        one_place = key == "run_dir" and "," not in value and "${" not in value
+        if multirun and one_place and "command=evaluate" not in overrides:
+            raise ConfigError(
+                f"{override} is one directory for all trials: write name=… for runs/NAME/TRIAL, or name the swept key "
+                f"in it, as in run_dir='{value}/${{seed}}'."
+            )
         if key == "mesh.simulate" and "," in value:
             raise ConfigError(
                 f"{override} cannot be swept, a process makes its devices once: start a sweep for each number."

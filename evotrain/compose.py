@@ -13,15 +13,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from evotrain.config import DATA_CONFIGS, Config
+from evotrain.config import DATA_CONFIGS, Config, MeshConfig
 from evotrain.errors import ConfigError
 from evotrain.explain import COMPOSITION_ERRORS, check_override, explain
 
 DEFAULT_EXPERIMENT = "+experiment=quickstart"
 
 # What may differ between a training run and its evaluation; the rest comes from the run's own config.yaml.
-EVALUATION_GROUPS = ("data", "mesh", "target", "precision", "kernels", "logger", "debug", "evaluate")
+EVALUATION_GROUPS = ("data", "mesh", "precision", "kernels", "evaluate")
 EVALUATION_KEYS = ("command", "run_dir", "batch_size")
+TRAINING_KEYS = (
+    "mesh.microbatch",
+    "data.workers",
+    "data.prefetch",
+)  # of these groups; an evaluation has no use for them
+# What an example looks like to the model; other data are shown to it in the same way.
+EXAMPLE_KEYS = ("data.crop", "data.msa_clusters", "data.mask_fraction")
 
 
 def conf_dir() -> Path:
@@ -97,16 +104,13 @@ def to_config(cfg: DictConfig) -> Config:
     return config
 
 
-def save(config: Config, path: str | os.PathLike) -> None:
-    """Writes `config` as YAML; a reader sees the old file or the new one, never a part."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(OmegaConf.to_yaml(schema(config)), encoding="utf-8")
-    os.replace(temporary, path)
+def to_yaml(config: Config) -> str:
+    """The text of the run's config.yaml, which `load_saved` reads back."""
+    return OmegaConf.to_yaml(schema(config))
 
 
 def load_saved(path: str | os.PathLike) -> Config:
-    """The configuration that `save` wrote to `path`.
+    """The configuration that `to_yaml` spelled in the file `path`.
 
     Raises:
       ConfigError: there is no such file, or it is not a configuration of this version of evotrain.
@@ -148,16 +152,21 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 def config_for_evaluation(cfg: DictConfig, overrides: Sequence[str]) -> Config:
     """The configuration of `command=evaluate`: that of the run in `run_dir`, with what `overrides` change.
 
-    An override of a whole group (`data=msa_dir`) takes the group as composed in `cfg`; one of a key takes the key.
+    An override of a whole group (`data=msa_dir`) takes the group as composed in `cfg`, but of the data the run's sizes
+    of an example; one of a key takes the key.
 
     Raises:
       ConfigError: no run is named, it has no configuration, or an override would change what was trained.
     """
     if not any(override.startswith("run_dir=") for override in overrides):
         raise ConfigError("command=evaluate needs the run that it evaluates: write run_dir=runs/NAME.")
-    saved = schema(load_saved(Path(cfg.run_dir) / "config.yaml"))
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+")
+    trained = load_saved(Path(cfg.run_dir) / "config.yaml")
+    given = {override.partition("=")[0].lstrip("+"): override for override in overrides}
+    saved = schema(trained)
+    saved.mesh.microbatch = MeshConfig.microbatch  # another batch_size need not be a multiple of the run's
+    for key, override in given.items():
+        if key in TRAINING_KEYS:
+            raise ConfigError(f"{override} changes nothing in command=evaluate: leave it out.")
         if key not in EVALUATION_KEYS and key.partition(".")[0] not in EVALUATION_GROUPS:
             raise ConfigError(
                 f"{override} cannot be given to command=evaluate, which takes the model from run_dir: leave it out, "
@@ -168,6 +177,10 @@ def config_for_evaluation(cfg: DictConfig, overrides: Sequence[str]) -> Config:
             OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
         except OmegaConfBaseException as error:
             raise explain(error) from error
+    for key in EXAMPLE_KEYS:
+        name = key.partition(".")[2]
+        if "data" in given and key not in given and name in saved.data and hasattr(trained.data, name):
+            saved.data[name] = getattr(trained.data, name)
     return to_config(saved)
 
 

@@ -73,7 +73,6 @@ class MeshConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetConfig:
-    name: str = key("unknown", "the hardware, as printed with the utilisation")
     peak_tflops: float | None = key(None, "bf16 peak of one device in TFLOP/s, for time/utilisation; null: not logged")
 
 
@@ -157,7 +156,6 @@ class CheckpointConfig:
     every: int = key(1000, "steps between checkpoints; one is also written after each evaluation and at the end")
     keep: int = key(2, "newest checkpoints that are kept, beside the best")
     best: str = key("loss", "evaluation metric that names the best checkpoint and is the run's objective")
-    best_mode: str = key("min", "whether the best is the smallest or the largest", ("min", "max"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,3 +219,20 @@ DATA_CONFIGS: dict[str, type[DataConfig]] = {
     "coevolution": CoevolutionConfig,
     "msa_dir": MsaDirConfig,
 }
+
+# Evaluation metrics that can name the best checkpoint, and which end is good.
+BEST_MODES = {
+    "loss": "min",
+    "loss/masked_msa": "min",
+    "loss/distogram": "min",
+    "masked_msa/perplexity": "min",
+    "masked_msa/accuracy": "max",
+    "contact/precision_at_L": "max",
+    "contact/precision_at_L2": "max",
+    "contact/precision_at_L5": "max",
+}
+
+
+def best_mode(metric: str) -> str:
+    """Whether the best of an evaluation metric is its smallest value, "min", or its largest, "max"."""
+    return BEST_MODES[metric]

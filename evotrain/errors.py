@@ -17,5 +17,9 @@ class Preempted(EvotrainError):
     """The run was asked to stop and is saved: nobody's mistake, but the run is not finished."""
 
 
+class Diverged(EvotrainError):
+    """Too many gradients in a row were not finite."""
+
+
 class RunError(EvotrainError):
     """The run's surroundings failed it: a directory in use, a full disk, a checkpoint of another model."""

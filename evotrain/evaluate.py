@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from evotrain.model.kernels import check_available
 from evotrain.parallel import distributed
 from evotrain.parallel.mesh import make_mesh
 from evotrain.resume import load_params
-from evotrain.run_dir import write_atomic
+from evotrain.run_dir import disk_errors, write_atomic
 from evotrain.state import abstract_state
 from evotrain.step import eval_step
 
@@ -35,23 +36,27 @@ def evaluate_run(config: Config) -> float | None:
     check_available(config)
     config = dataclasses.replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
     mesh = make_mesh(config.mesh)
-    source = open_source(config)
-    examples = min(config.evaluate.examples or config.data.eval_examples, source.held_out)
+    asked = config.evaluate.examples or config.data.eval_examples
+    source = open_source(dataclasses.replace(config, data=dataclasses.replace(config.data, eval_examples=asked)))
     which = config.evaluate.checkpoint
     params, step = load_params(config.run_dir, which, abstract_state(config, mesh).ema)
 
-    report = Evaluation(source, config, mesh, eval_step(config, mesh), examples).run(params)
+    report = Evaluation(source, config, mesh, eval_step(config, mesh), source.held_out).run(params)
     if not distributed.is_primary():
         return None
     directory = Path(config.run_dir) / "evaluate" / f"{config.data.source}-{step}"
-    directory.mkdir(parents=True, exist_ok=True)
-    found = {"step": step, "data": source.description, "examples": examples, "metrics": report.metrics}
-    write_atomic(directory / "metrics.json", (json.dumps(found, indent=2) + "\n").encode())
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    metrics = {name: value if math.isfinite(value) else None for name, value in report.metrics.items()}
+    found = {"step": step, "data": source.description, "examples": source.held_out, "metrics": metrics}
+    write_atomic(directory / "metrics.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
     evaluation.draw(report, directory)
     with ExitStack() as resources:
         console = Console(total_steps=step)
         resources.callback(console.close)
-        console.event(f"Step {step} of {config.run_dir} on {examples} held-out examples of {source.description}:")
+        fewer = f" ({asked} were asked for)" if source.held_out < asked else ""
+        examples = f"{source.held_out} held-out examples{fewer} of {source.description}"
+        console.event(f"Step {step} of {config.run_dir} on {examples}:")
         for note in report.notes:
             console.warn_once(f"a broken example was replaced: {note}")
         console.show_evaluation(report.metrics)

@@ -1,5 +1,6 @@
 """Evaluation on the held-out split, beside what the same alignments give without a network."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from evotrain.contacts import CHANCE, CONTACT_CUTOFF, KEYS, contact_precision, m
 from evotrain.data.pipeline import local_rows, stack, to_devices
 from evotrain.data.sources import Example, HeldOut, Source
 from evotrain.dca import contact_scores
-from evotrain.parallel.mesh import batch_sharding
+from evotrain.parallel.mesh import batch_sharding, batch_shards
 
 SPLIT = "eval/held_out"
 Metrics = dict[str, float]
@@ -51,9 +52,11 @@ class Evaluation:
 
     def __init__(self, source: Source, config: Config, mesh: Mesh, step: Callable[[Any, Any], Any], examples: int):
         self._source, self._step, self._examples = source, step, examples
-        self._batch_size = config.batch_size
+        # No larger than the set asks for, and a multiple of what the devices share.
+        shards = batch_shards(mesh)
+        self._batch_size = min(config.batch_size, math.ceil(examples / shards) * shards)
         self._sharding = batch_sharding(mesh)
-        self._rows = local_rows(self._sharding, config.batch_size)
+        self._rows = local_rows(self._sharding, self._batch_size)
         self._baseline: list[Metrics] | None = None
 
     def run(self, params: Any) -> Report:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -59,10 +60,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class RunLogger:
-    """Sends a run's rows everywhere that they go. On processes other than 0 every method does nothing."""
+    """Sends a run's rows everywhere that they go. Processes other than 0 only warn; their other methods do nothing."""
 
     def __init__(self, run_dir: RunDir, config: Config, *, primary: bool):
         self._primary = primary
+        self._warned: set[str] = set()
         if not primary:
             return
         self._run_dir = run_dir
@@ -97,9 +99,12 @@ class RunLogger:
             self._console.event(text)
 
     def warn_once(self, text: str) -> None:
-        """Prints a warning, unless the same one was printed before."""
+        """Prints a warning, unless the same one was printed before; on processes other than 0 to standard error."""
         if self._primary:
             self._console.warn_once(text)
+        elif text not in self._warned:
+            self._warned.add(text)
+            print(f"warning: {text}", file=sys.stderr)
 
     def figure(self, step: int, name: str, path: Path) -> None:
         """Sends a figure that was written to `path` to W&B."""

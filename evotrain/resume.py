@@ -71,6 +71,11 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainSt
             f"resume=must, but {config.run_dir} holds no checkpoint: write resume=auto, or another run_dir=…."
         )
     abstract = abstract_state(config, mesh)
+    if latest is None and any(checkpoints.directory.glob("*.damaged*")):
+        raise RunError(
+            f"every checkpoint in {checkpoints.directory} is damaged: write another name=… to start anew, or move the "
+            "damaged ones away."
+        )
     if latest is not None:
         state, _ = checkpoints.restore(latest, abstract)
         return state, f"continues from step {latest}"

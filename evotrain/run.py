@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -13,18 +14,14 @@ import jax
 
 from evotrain import evaluation, figures
 from evotrain.checkpoint import Checkpoints
-from evotrain.config import Config
-from evotrain.errors import EvotrainError, Preempted, RunError
+from evotrain.config import Config, best_mode
+from evotrain.errors import Diverged, Preempted, RunError
 from evotrain.evaluation import SPLIT, Evaluation
 from evotrain.logging import RunLogger, read_metrics
 from evotrain.parallel import distributed
 from evotrain.parallel.replicas import differing_replicas
 from evotrain.run_dir import RunDir
 from evotrain.state import TrainState
-
-
-class Diverged(EvotrainError):
-    """Too many gradients in a row were not finite."""
 
 
 class Clock:
@@ -154,19 +151,34 @@ class Run:
         except Diverged:
             status = "diverged"
             raise
+        except FloatingPointError as error:
+            raise RunError(f"debug.nans: step {self._done + 1} made a NaN ({_where(error)}).") from error
         finally:
             with suppress(RunError):  # of a full disk; what ended the run is already on its way up
-                facts = self._facts | {"examples_seen": self._examples}
-                self._logger.summary(status, step=self._done, metrics=self._last, facts=facts)
+                self._summarise(status)
 
     def objective(self) -> float | None:
         """The best value so far of the metric that names the best checkpoint; None if there is none."""
-        best, mode = self._config.checkpoint.best, self._config.checkpoint.best_mode
+        best = self._config.checkpoint.best
         if jax.process_index() != 0:
             return None
-        rows = [row for row in read_metrics(self._run_dir.metrics) if row["split"] == SPLIT]
+        # Step 0 has no checkpoint: it is what the run started from, not what it reached.
+        rows = [row for row in read_metrics(self._run_dir.metrics) if row["split"] == SPLIT and row["step"] > 0]
         values = [row[best] for row in rows if math.isfinite(row.get(best, math.nan))]
-        return (min if mode == "min" else max)(values, default=None)
+        return (min if best_mode(best) == "min" else max)(values, default=None)
+
+    def finished_before(self) -> float | None:
+        """Ends a run that had nothing left to do; one that was killed before it could still gets its summary."""
+        if jax.process_index() == 0 and self._run_dir.status() != "finished":
+            for row in read_metrics(self._run_dir.metrics):
+                prefix = "" if row["split"] == "train" else f"{row['split']}/"
+                self._last |= {prefix + name: value for name, value in row.items() if name not in ("step", "split")}
+            self._summarise("finished")
+        return self.objective()
+
+    def _summarise(self, status: str) -> None:
+        facts = self._facts | {"examples_seen": self._examples}
+        self._logger.summary(status, step=self._done, metrics=self._last, facts=facts)
 
     def _warn(self, notes: list[str]) -> None:
         for note in notes:
@@ -178,6 +190,13 @@ class Run:
         figures.learning_curves(paths["learning_curves"], read_metrics(self._run_dir.metrics))
         for name, path in paths.items():
             self._logger.figure(self._done, name, path)
+
+
+def _where(error: FloatingPointError) -> str:
+    """The first line of what JAX found, and the line of evotrain that made it."""
+    what = str(error).partition("\n")[0].strip(" .")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "evotrain" in frame.filename]
+    return f"{what}, at {frames[-1].filename}:{frames[-1].lineno}" if frames else what
 
 
 @contextmanager

@@ -142,6 +142,13 @@ class RunDir:
         """Writes summary.json; its values must be plain JSON without NaN."""
         write_atomic(self.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
+    def status(self) -> str | None:
+        """How the last start of the run ended, by summary.json; None if that does not say."""
+        try:
+            return json.loads(self.summary.read_bytes()).get("status")
+        except (OSError, ValueError):
+            return None
+
     def cut_metrics(self, step: int) -> int:
         """Removes from metrics.jsonl the rows past `step` and what a killed run left of a line.
 
@@ -156,11 +163,18 @@ class RunDir:
             write_atomic(self.metrics, b"".join(kept))
         return len(lines) - len(kept)
 
+    def forget_ending(self) -> None:
+        """Removes summary.json, which says how an earlier start ended, before one that may be killed."""
+        with disk_errors(self.summary):
+            self.summary.unlink(missing_ok=True)
+
     def start_over(self) -> None:
-        """Forgets the rows and the W&B run of an earlier run in this directory, before one that does not resume it."""
+        """Forgets what an earlier run left in this directory, before one that does not resume it."""
         self.cut_metrics(-1)
-        with disk_errors(self.wandb_id):
-            self.wandb_id.unlink(missing_ok=True)
+        self.forget_ending()
+        for file in (self.wandb_id, *self.figures.glob("*.png")):
+            with disk_errors(file):
+                file.unlink(missing_ok=True)
 
     def free_space_check(self, bytes_needed: int) -> None:
         """Refuses a run whose checkpoints will not fit.
@@ -168,10 +182,11 @@ class RunDir:
         Raises:
           RunError: the disk of the directory has less than `bytes_needed` free.
         """
+        held = sum(file.stat().st_size for file in self.checkpoints.rglob("*") if file.is_file())
         free = shutil.disk_usage(self.path).free
-        if free < bytes_needed:
+        if held + free < bytes_needed:
             raise RunError(
-                f"needs about {_gib(bytes_needed)} for checkpoints, {_gib(free)} are free at {self.path}: "
+                f"needs about {_gib(bytes_needed - held)} more for checkpoints, {_gib(free)} are free at {self.path}: "
                 "free some, or lower checkpoint.keep"
             )
 

@@ -38,7 +38,8 @@ def train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, Example], tu
     """The jitted step: (state, batch) -> (new state, metrics averaged over the batch); the old state is given away."""
     specs = state_specs(config, mesh)
     step = partial(_train, config, *network(config))
-    return _sharded(config, mesh, step, (specs, BATCH_SPEC), (specs, P()), donate=(0,))
+    # A step that may have to be run again in search of a NaN keeps what it was given.
+    return _sharded(config, mesh, step, (specs, BATCH_SPEC), (specs, P()), donate=() if config.debug.nans else (0,))
 
 
 def gradient_step(config: Config, mesh: Mesh) -> Callable[[Any, Example, jax.Array], tuple[Any, Metrics]]:

@@ -36,7 +36,6 @@ def train(config: Config) -> float | None:
     with ExitStack() as resources:
         # ---- Devices ----
         distributed.start()
-        primary = distributed.is_primary()
         check(config, jax.device_count())
         check_available(config)
         config = replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
@@ -45,26 +44,31 @@ def train(config: Config) -> float | None:
 
         # ---- Data and run directory ----
         source = open_source(config)
-        run_dir = resources.enter_context(RunDir.open(config.run_dir)) if primary else RunDir(config.run_dir)
         abstract = abstract_state(config, mesh)
-        if primary:
-            check_same_run(config, run_dir)
-            copies = config.checkpoint.keep + 2  # beside the newest: the best, and the one being written
-            run_dir.free_space_check(copies * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
-        distributed.barrier("run directory checked", 600)
+        run_dir = RunDir(config.run_dir)
+        with distributed.on_process_0() as primary:
+            if primary:
+                run_dir = resources.enter_context(RunDir.open(config.run_dir))
+                check_same_run(config, run_dir)
+                copies = config.checkpoint.keep + 2  # beside the newest: the best, and the one being written
+                run_dir.free_space_check(copies * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
 
         # ---- Where the run stands ----
         checkpoints = resources.enter_context(Checkpoints(run_dir.checkpoints, config.checkpoint))
         state, origin = begin(config, mesh, checkpoints)
         first, examples = int(state.step), int(state.examples)
-        if primary:
-            if first == 0:
-                run_dir.start_over()
-            run_dir.cut_metrics(first)
-            compose.save(config, run_dir.config)
+        with distributed.on_process_0() as primary:
+            if primary:
+                if first == 0:
+                    run_dir.start_over()
+                run_dir.cut_metrics(first)
+                if first < config.steps:
+                    run_dir.forget_ending()
+                run_dir.write_config(compose.to_yaml(config))
 
         # ---- Programs ----
-        traced = train_step(config, mesh).trace(abstract, batch_shapes(source, config.batch_size, batch_sharding(mesh)))
+        jitted = train_step(config, mesh)
+        traced = jitted.trace(abstract, batch_shapes(source, config.batch_size, batch_sharding(mesh)))
         clock = Clock(config, count_flops(traced.jaxpr))
         judge = Evaluation(source, config, mesh, eval_step(config, mesh), source.held_out)
         logger = resources.enter_context(RunLogger(run_dir, config, primary=primary))
@@ -82,8 +86,9 @@ def train(config: Config) -> float | None:
         )
         if first >= config.steps:
             logger.event(f"All {config.steps} steps are done; write a larger steps=… to go on.")
-            return run.objective()
-        step = traced.lower().compile()
+            return run.finished_before()
+        # To name the operation that made a NaN, JAX must be able to run the step again, piece by piece.
+        step = jitted if config.debug.nans else traced.lower().compile()
         clock.start()
 
         # ---- Loop ----

@@ -1,9 +1,10 @@
 """Rehearses a run of several hosts on this machine's CPU.
 
-    python launch/local.py --processes 2 --devices-per-process 4 -- +experiment=quickstart mesh.data=8 batch_size=8
+    python launch/local.py --processes 2 --devices-per-process 4 -- name=rehearsal mesh.data=8
 
 starts `python -m evotrain` that many times, joined as the processes of a pod are. The console shows process 0; what the
-others print is kept and shown only if they fail. When one fails all are ended, and its exit code is returned.
+others print is kept and shown only if they fail. When one fails all are ended, and its exit code is returned. Ctrl-C
+and SIGTERM are passed on to all of them, which then save and end.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from types import FrameType
 GRACE_SECONDS = 30  # to save a checkpoint after SIGTERM, before SIGKILL
 POLL_SECONDS = 0.1
 TAIL_LINES = 30
+# Exit codes of a process that was asked to stop: evotrain's, and those of one that had not begun to listen yet.
+STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,20 +33,19 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="evotrain-") as folder:
         logs = [Path(folder, f"process-{process}.log") for process in range(1, options.processes)]
         processes: list[subprocess.Popen] = []
-        _forward_signals(processes)
+        received = _forward_signals(processes)
         try:
             for process in range(options.processes):
                 environment = _environment(coordinator, options.processes, process, options.devices_per_process)
                 processes.append(_start(command, environment, logs[process - 1] if process else None))
-            failed = _wait(processes)
+            failed = _wait(processes, received)
         finally:
             _end(processes)
-        if failed is None:
-            return 0
-        if failed > 0:
+        if failed:  # process 0 has shown what it had to say
             _show_tail(failed, logs[failed - 1])
-        code = processes[failed].returncode
-        return code if code > 0 else 128 - code  # as a shell reports a signal
+        ended = processes if failed is None else [processes[failed]]
+        code = next((process.returncode for process in ended if process.returncode), 0)
+        return code if code >= 0 else 128 - code  # as a shell reports a signal
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -100,21 +102,26 @@ def _start(command: list[str], environment: dict[str, str], log: Path | None) ->
         )
 
 
-def _forward_signals(processes: list[subprocess.Popen]) -> None:
+def _forward_signals(processes: list[subprocess.Popen]) -> list[int]:
+    """Passes SIGINT and SIGTERM on to every process; returns the list that will hold those received."""
+    received: list[int] = []
+
     def forward(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
         for process in processes:
             process.send_signal(signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, forward)
+    return received
 
 
-def _wait(processes: list[subprocess.Popen]) -> int | None:
-    """Waits until all have ended well (None) or one has failed (its number)."""
+def _wait(processes: list[subprocess.Popen], received: list[int]) -> int | None:
+    """Waits until all have ended (None) or one has failed (its number); to end as `received` asks is no failure."""
     while True:
         codes = [process.poll() for process in processes]
         for process, code in enumerate(codes):
-            if code:
+            if code and not (received and code in STOPPED):
                 return process
         if None not in codes:
             return None

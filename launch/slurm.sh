@@ -1,5 +1,6 @@
 #!/bin/bash
-# Trains on a SLURM cluster, one process per GPU:  sbatch --nodes=2 launch/slurm.sh +experiment=af2_initial mesh=fsdp
+# Trains on a SLURM cluster, one process per GPU:
+# sbatch --nodes=2 launch/slurm.sh +experiment=af2_initial data.root=DIRECTORY
 # Options given to sbatch win over the ones below. On machines without GPUs or with one process a host (TPU):
 # sbatch --ntasks-per-node=1 --gpus-per-node=0 …
 #SBATCH --job-name=evotrain
@@ -21,7 +22,8 @@ interrupted=no
 save_and_requeue() {
     trap '' USR1 TERM
     interrupted=yes
-    kill -TERM "$step" # srun passes it on to every process, which writes a checkpoint and ends
+    # To every process of the step, which saves and ends. A TERM to srun itself would have it kill them instead.
+    scancel --signal=TERM "$SLURM_JOB_ID"
 }
 
 srun --kill-on-bad-exit=1 python -m evotrain "$@" &

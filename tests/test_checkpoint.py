@@ -89,14 +89,14 @@ def test_a_state_may_be_donated_while_it_is_written(tmp_path):
             assert_same_bits(restored, fill(step))
 
 
-@pytest.mark.parametrize(("mode", "best"), [("min", 20), ("max", 40)])
-def test_keeps_the_newest_and_the_best(tmp_path, mode, best):
-    config = CheckpointConfig(keep=2, best="loss", best_mode=mode)
-    losses = {10: None, 20: 0.1, 30: float("nan"), 40: 0.9, 50: None, 60: 0.5}
+@pytest.mark.parametrize(("metric", "best"), [("loss", 20), ("masked_msa/accuracy", 40)])
+def test_keeps_the_newest_and_the_best(tmp_path, metric, best):
+    config = CheckpointConfig(keep=2, best=metric)
+    values = {10: None, 20: 0.1, 30: float("nan"), 40: 0.9, 50: None, 60: 0.5}
     with Checkpoints(tmp_path, config) as checkpoints:
         assert checkpoints.latest_step() is None
-        for step, loss in losses.items():
-            metrics = None if loss is None else {"loss": loss}
+        for step, value in values.items():
+            metrics = None if value is None else {metric: value}
             checkpoints.save(step, {"w": jnp.ones(3)}, meta={}, metrics=metrics)
             assert checkpoints.latest_step() == step
         checkpoints.wait()

@@ -1,5 +1,7 @@
 """`python -m evotrain`: help, dispatch, sweeps, exit codes; training itself is replaced."""
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -8,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from evotrain import cli, evaluate
 from evotrain.cli import main, simulate_devices, trial_name
-from evotrain.compose import compose, conf_dir, save
-from evotrain.errors import ConfigError, DataError
+from evotrain.compose import compose, conf_dir, to_yaml
+from evotrain.errors import ConfigError, DataError, Diverged, RunError
+from evotrain.evaluation import Report
 
 
 @pytest.fixture
@@ -22,6 +26,8 @@ def trained(monkeypatch, tmp_path):
         configs.append(config)
         if config.seed == 13:
             raise DataError("The seed 13 brings bad luck.")
+        if config.seed == 23:
+            raise Diverged("The seed 23 goes too far.")
         return 0.5
 
     monkeypatch.chdir(tmp_path)
@@ -55,6 +61,11 @@ def test_overrides_reach_the_configuration(trained):
         (["--config-dir"], "error: --config-dir needs a value after it."),
         (["--config-dir", "nowhere"], "nowhere' not found"),
         (["+sweep=lr"], "error: +sweep=lr starts several runs: write python -m evotrain -m +sweep=lr."),
+        (["-m", "seed=1,2", "--cfg", "job"], "error: -m and --cfg cannot go together: leave one of them out."),
+        (["--info=all", "--cfg=job"], "error: --info and --cfg cannot go together"),
+        (["--resolve"], "error: --resolve changes what --cfg prints, and nothing else: write --cfg job --resolve."),
+        (["--package", "x"], "error: There is no flag --package"),
+        (["-m", "run_dir=x", "seed=0,1"], "error: run_dir=x is one directory for all trials: write name=… for runs/"),
         (["-m", "mesh.simulate=1,2"], "error: mesh.simulate=1,2 cannot be swept"),
         (["-m", "hydra/launcher=moon"], "pip install 'evotrain[sweep]'"),
         (["seed=1,2"], "error: seed has several values, 1,2: write -m for a sweep, or 'seed=[1,2]' for a list."),
@@ -108,7 +119,8 @@ def test_a_defect_keeps_its_traceback(monkeypatch, tmp_path):
 
 def test_evaluation_takes_the_run_of_run_dir(trained):
     Path("mine").mkdir()
-    save(compose(["data=msa_dir", "data.root=/old", "model=small", "data.crop=32"]), "mine/config.yaml")
+    trained_as = compose(["data=msa_dir", "data.root=/old", "model=small", "data.crop=32"])
+    Path("mine/config.yaml").write_text(to_yaml(trained_as))
     assert main(["command=evaluate", "run_dir=mine", "data.root=/new", "evaluate.checkpoint=last"]) == 0
     (config,) = trained
     assert (config.data.root, config.data.crop, config.model.blocks) == ("/new", 32, 8)
@@ -117,9 +129,43 @@ def test_evaluation_takes_the_run_of_run_dir(trained):
 
 def test_evaluation_of_a_run_needs_no_experiment(trained, capfd):
     Path("mine").mkdir()
-    save(compose(), "mine/config.yaml")
+    Path("mine/config.yaml").write_text(to_yaml(compose()))
     assert main(["command=evaluate", "run_dir=mine", "+experiment=notebook"]) == 2
     assert "+experiment=notebook cannot be given to command=evaluate" in capfd.readouterr().err
+
+
+def test_evaluation_says_how_many_examples_there_were(monkeypatch, tmp_path, capfd):
+    counted = []
+
+    class Judge:
+        def __init__(self, source, config, mesh, step, examples):
+            counted.append(examples)
+
+        def run(self, params):
+            return Report({"loss": 0.5, "contact/chance": math.nan}, None, [])
+
+    def five_at_most(config):
+        return types.SimpleNamespace(held_out=min(5, config.data.eval_examples), description="families")
+
+    monkeypatch.setattr(evaluate, "open_source", five_at_most)
+    monkeypatch.setattr(evaluate, "Evaluation", Judge)
+    monkeypatch.setattr(evaluate, "load_params", lambda *_: (None, 7))
+    overrides = ["data.eval_examples=2", f"run_dir={tmp_path}", "command=evaluate"]
+    for examples, sentence in ((4, "on 4 held-out examples of"), (9, "on 5 held-out examples (9 were asked for) of")):
+        assert evaluate.evaluate_run(compose([*overrides, f"evaluate.examples={examples}"])) == 0.5
+        assert sentence in " ".join(capfd.readouterr().out.split())
+    assert counted == [4, 5]
+    found = json.loads((tmp_path / "evaluate" / "coevolution-7" / "metrics.json").read_text())
+    assert (found["examples"], found["metrics"]) == (5, {"loss": 0.5, "contact/chance": None})
+
+
+def test_evaluation_where_nothing_can_be_written(monkeypatch, tmp_path):
+    (tmp_path / "evaluate").write_text("a file")
+    judge = types.SimpleNamespace(run=lambda _: Report({"loss": 0.5}, None, []))
+    monkeypatch.setattr(evaluate, "Evaluation", lambda *_: judge)
+    monkeypatch.setattr(evaluate, "load_params", lambda *_: (None, 7))
+    with pytest.raises(RunError, match="a part of the path is a file"):
+        evaluate.evaluate_run(compose([f"run_dir={tmp_path}", "command=evaluate"]))
 
 
 # --- sweeps ------------------------------------------------------------------------------------------------------
@@ -159,6 +205,33 @@ def test_a_failing_trial_ends_the_sweep(trained, capfd):
     assert main(["-m", "seed=12,13,14"]) == 1
     assert [config.seed for config in trained] == [12, 13]
     assert "error: The seed 13 brings bad luck.\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("best", "worst"), [("loss", math.inf), ("masked_msa/accuracy", -math.inf)])
+def test_a_diverged_trial_is_the_worst_of_its_sweep(trained, capfd, monkeypatch, best, worst):
+    results = []
+
+    def remember(task):
+        return lambda cfg: results.append(task(cfg)) or results[-1]
+
+    make = cli.hydra.main
+    monkeypatch.setattr(cli.hydra, "main", lambda **settings: lambda task: make(**settings)(remember(task)))
+    assert main(["-m", "seed=22,23,24", f"checkpoint.best={best}"]) == 0
+    assert [config.seed for config in trained] == [22, 23, 24]
+    assert results == [0.5, worst, 0.5]
+    assert "error: The seed 23 goes too far.\n" in capfd.readouterr().err
+
+
+def test_a_diverged_run_is_exit_code_1(trained, capfd):
+    assert main(["seed=23"]) == 1
+    assert capfd.readouterr().err == "error: The seed 23 goes too far.\n"
+
+
+def test_checkpoints_of_one_run_can_be_swept(trained):
+    Path("mine").mkdir()
+    Path("mine/config.yaml").write_text(to_yaml(compose()))
+    assert main(["-m", "command=evaluate", "run_dir=mine", "evaluate.checkpoint=10,20"]) == 0
+    assert [(config.run_dir, config.evaluate.checkpoint) for config in trained] == [("mine", "10"), ("mine", "20")]
 
 
 def test_names_of_trials():

@@ -3,22 +3,23 @@
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from evotrain.checks import AT_LEAST, BEST_MODES, INTERVALS, check, resolve_mesh
+from evotrain.checks import AT_LEAST, AT_MOST, INTERVALS, SWITCHED_OFF, check, resolve_mesh
 from evotrain.compose import (
     compose,
     conf_dir,
     config_for_evaluation,
     differences,
     load_saved,
-    save,
     schema,
+    to_yaml,
 )
-from evotrain.config import DATA_CONFIGS, Config, MeshConfig
+from evotrain.config import BEST_MODES, DATA_CONFIGS, Config, MeshConfig, best_mode
 from evotrain.errors import ConfigError
 
 
@@ -51,7 +52,8 @@ def test_every_number_has_a_range():
             assert key in AT_LEAST, key
         if item.type in (float, float | None):
             assert key in INTERVALS, key
-    assert set(AT_LEAST) | set(INTERVALS) <= set(schema_keys())
+    switches = {switch for switch, _ in SWITCHED_OFF.values()}
+    assert {*AT_LEAST, *AT_MOST, *INTERVALS, *SWITCHED_OFF, *switches} <= set(schema_keys())
 
 
 def test_quickstart_is_the_default():
@@ -82,9 +84,8 @@ def test_composition_and_checks_do_not_import_jax():
 @pytest.mark.parametrize("overrides", [[], ["data=msa_dir", "data.root=/x"], ["+experiment=notebook"]])
 def test_saved_configuration_is_read_back(tmp_path, overrides):
     config = compose([*overrides, "resume_allow=[steps]", "optimizer.decay_examples=null"])
-    save(config, tmp_path / "config.yaml")
+    save(config, tmp_path)
     assert load_saved(tmp_path / "config.yaml") == config
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_saved_configuration_that_cannot_be_read(tmp_path):
@@ -109,6 +110,10 @@ def test_differences_name_both_values():
 # --- evaluation --------------------------------------------------------------------------------------------------
 
 
+def save(config: Config, run_dir: Path) -> None:
+    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+
+
 def evaluate(run_dir, *overrides: str) -> Config:
     overrides = ("command=evaluate", f"run_dir={run_dir}", *overrides)
     return config_for_evaluation(schema(compose(overrides)), overrides)
@@ -116,7 +121,7 @@ def evaluate(run_dir, *overrides: str) -> Config:
 
 def test_evaluation_takes_the_run_and_its_own_overrides(tmp_path):
     trained = compose(["model=small", "data.crop=32", "seed=5"])
-    save(trained, tmp_path / "config.yaml")
+    save(trained, tmp_path)
     config = evaluate(tmp_path, "evaluate.checkpoint=last", "data.eval_examples=7", "batch_size=4")
     assert config.model == trained.model
     assert (config.seed, config.data.crop) == (5, 32)
@@ -125,15 +130,30 @@ def test_evaluation_takes_the_run_and_its_own_overrides(tmp_path):
 
 
 def test_evaluation_on_other_data_takes_the_whole_group(tmp_path):
-    save(compose(["data.crop=32"]), tmp_path / "config.yaml")
-    config = evaluate(tmp_path, "data=msa_dir", "data.root=/x")
-    assert config.data == compose(["data=msa_dir", "data.root=/x", "data.crop=48", "data.msa_clusters=64"]).data
+    sizes = ["data.crop=40", "data.msa_clusters=16", "data.mask_fraction=0.2"]
+    save(compose([*sizes, "data.eval_examples=3"]), tmp_path)
+    other = ["data=msa_dir", "data.root=/x"]
+    assert evaluate(tmp_path, *other).data == compose([*other, *sizes]).data
+    wider = [*other, "data.crop=48"]
+    assert evaluate(tmp_path, *wider).data == compose([*other, *sizes, "data.crop=48"]).data
+
+
+def test_evaluation_fits_another_batch_size(tmp_path):
+    save(compose(["mesh.microbatch=4", "data.crop=20"]), tmp_path)
+    config = evaluate(tmp_path, "batch_size=2", "data.crop=16")
+    check(config, 1)
+    save(compose(["checkpoint.best=contact/precision_at_L"]), tmp_path)
+    check(evaluate(tmp_path, "data.crop=16"), 1)  # an evaluation names no best checkpoint
 
 
 def test_evaluation_refuses_to_change_what_was_trained(tmp_path):
-    save(compose(), tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match=r"model.blocks=9 cannot be given to command=evaluate"):
-        evaluate(tmp_path, "model.blocks=9")
+    save(compose(), tmp_path)
+    for override in ("model.blocks=9", "target=h100_1", "logger.every=3", "debug=nans"):
+        with pytest.raises(ConfigError, match=f"{override} cannot be given to command=evaluate"):
+            evaluate(tmp_path, override)
+    for override in ("mesh.microbatch=2", "data.workers=2", "data.prefetch=2"):
+        with pytest.raises(ConfigError, match=f"{override} changes nothing in command=evaluate: leave it out"):
+            evaluate(tmp_path, override)
     with pytest.raises(ConfigError, match="write run_dir=runs/NAME"):
         config_for_evaluation(schema(compose()), ["command=evaluate"])
 
@@ -195,6 +215,7 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["model.init=zero"], 1, "There is no model.init=zero. The choices are af2, lecun."),
         (["command=trian"], 1, "There is no command=trian; did you mean train?"),
         (["steps=0"], 1, "steps=0 is too small: write 1 or more"),
+        (["seed=4294967296"], 1, "seed=4294967296 is too large: write 4294967295 or less"),
         (["mesh.data=-2"], 1, "mesh.data=-2 is too small"),
         (["optimizer.ema_decay=1"], 1, "optimizer.ema_decay=1.0 is out of range: write a number in [0, 1)"),
         (["optimizer.lr=nan"], 1, "optimizer.lr=nan is out of range: write a number in (0, inf)"),
@@ -205,6 +226,15 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["command=evaluate", "evaluate.checkpoint=newest"], 1, "write best, last, or the number of a step"),
         (["resume_allow=[stepps]"], 1, "resume_allow names stepps, which is not a key; did you mean steps?"),
         (["name=''"], 1, "name is empty: write name="),
+        (["name=../mine"], 1, "name=../mine leads out of runs/: write a plain name, and the place as run_dir="),
+        (["name=/mine"], 1, "name=/mine leads out of runs/"),
+        (["model.loss.masked_msa=0", "model.loss.distogram=0"], 1, "leaves nothing to learn: raise one of them"),
+        (["optimizer.clip=none", "optimizer.clip_norm=1"], 1, "optimizer.clip_norm=1.0 changes nothing with opt"),
+        (["optimizer.decay_factor=0.5"], 1, "changes nothing with optimizer.decay_examples=null: leave it out"),
+        (["logger=files", "logger.project=x"], 1, "logger.project=x changes nothing with logger.wandb=off: leave"),
+        (["logger=files", "logger.entity=x"], 1, "logger.entity=x changes nothing with logger.wandb=off"),
+        (["logger=files", "logger.timeout=9"], 1, "logger.timeout=9 changes nothing with logger.wandb=off"),
+        (["data=synthetic", "model.position=sinusoidal"], 1, "changes nothing with data.source=synthetic: leave it"),
         (["model.c_m=31"], 1, "model.c_m=31 cannot be split over model.msa_heads=2"),
         (["model.pair_heads=5"], 1, "model.c_z=32 cannot be split over model.pair_heads=5: make it a multiple, or wri"),
         (["precision.compute=bfloat16"], 1, "precision.matmul=highest changes nothing where matrices are bfloat16"),
@@ -219,7 +249,7 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["optimizer.decay_examples=5"], 1, "optimizer.decay_examples=5 is before the end of the warm-up"),
         (["checkpoint.best=los"], 1, "has no checkpoint.best=los; did you mean loss?"),
         (["data=synthetic", "checkpoint.best=masked_msa/accuracy"], 1, "The choices are loss."),
-        (["checkpoint.best=contact/precision_at_L"], 1, "write checkpoint.best_mode=max"),
+        (["checkpoint.best=contact/precision_at_L", "data.crop=24"], 1, "write data.crop=25 or more, or checkpoint."),
         (["mesh.data=3"], 8, "mesh.data=3 mesh.fsdp=1 mesh.context=1 needs 3 devices, but there are 8"),
         (["mesh.context=3"], 8, "needs a multiple of 3 devices, but there are 8"),
         (["mesh.data=2"], 1, "needs 2 devices, but there is 1: change the mesh"),
@@ -257,8 +287,8 @@ def test_mesh_takes_the_rest(sizes, resolved):
 
 @pytest.mark.parametrize("metric", BEST_MODES)
 def test_each_metric_can_name_the_best(metric):
-    config = compose([f"checkpoint.best={metric}", f"checkpoint.best_mode={BEST_MODES[metric]}"])
-    check(config, 1)
+    check(compose([f"checkpoint.best={metric}"]), 1)
+    assert best_mode(metric) == BEST_MODES[metric]
 
 
 def test_configuration_is_frozen_and_has_no_interpolation_left():

@@ -1,6 +1,9 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from evotrain import dca
 from evotrain.dca import average_product_correction, contact_scores, sequence_weights
 
 
@@ -35,12 +38,40 @@ def textbook_norms(msa, pseudocount, identity):
 
 
 @pytest.mark.parametrize("pseudocount", [0.5, 0.1])
-def test_equals_the_textbook_inverse(pseudocount):
+@pytest.mark.parametrize("sequences", [30, 200])  # fewer and more than 21 N
+def test_equals_the_textbook_inverse(pseudocount, sequences):
     rng = np.random.default_rng(0)
-    msa = rng.integers(0, 22, (30, 7)).astype(np.uint8)
+    msa = rng.integers(0, 22, (sequences, 7)).astype(np.uint8)
     msa[10:14] = msa[9]
     expected = average_product_correction(textbook_norms(msa, pseudocount, 0.8))
     np.testing.assert_allclose(contact_scores(msa, pseudocount=pseudocount), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("sequences", [40, 130])
+def test_both_ways_to_invert_give_the_same_scores(monkeypatch, sequences):
+    rng = np.random.default_rng(6)
+    msa = rng.integers(0, 22, (sequences, 4)).astype(np.uint8)
+    msa[10:14] = msa[9]
+    weight = sequence_weights(msa, 0.8)
+    monkeypatch.setattr(dca, "ROWS", 16)  # several blocks, the last one not full
+    np.testing.assert_array_equal(sequence_weights(msa, 0.8), weight)
+    weight = weight / weight.sum()
+    few, many = (
+        dca._block_norms(invert(dca._deviations(msa, weight, 0.5), 0.5).reshape(4, dca.CLASSES, -1))
+        for invert in (dca._woodbury_factors, dca._direct_factors)
+    )
+    assert few.max() > 0.1
+    np.testing.assert_allclose(many, few, rtol=1e-9, atol=1e-12)
+
+
+def test_no_array_grows_with_the_square_of_the_sequences():
+    rng = np.random.default_rng(7)
+    msa = rng.integers(0, 20, (6000, 4)).astype(np.uint8)
+    tracemalloc.start()
+    contact_scores(msa)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6000**2  # bytes: a float32 matrix of all pairs would take four times as much
 
 
 def test_scores_are_symmetric_in_blocks_of_any_size():

@@ -1,4 +1,4 @@
-"""The launchers, with stubs in place of evotrain, srun and scontrol."""
+"""The launchers, with stubs in place of evotrain and of SLURM's programs."""
 
 import json
 import os
@@ -87,18 +87,42 @@ def test_local_passes_a_preemption_on_to_every_process(repository: Path, stub) -
         "process = os.environ['EVOTRAIN_PROCESS']\n"
         "def save(signum, frame):\n"
         "    open(f'saved-{process}', 'w').close()\n"
-        "    sys.exit(0)\n"
+        "    sys.exit(143)\n"  # as evotrain does
         "signal.signal(signal.SIGTERM, save)\n"
         "open(f'started-{process}', 'w').close()\n"
         f"time.sleep({10 * PATIENCE})\n"
     )
-    launcher = subprocess.Popen([sys.executable, str(repository / "launch" / "local.py")], cwd=folder)
+    command = [sys.executable, str(repository / "launch" / "local.py")]
+    launcher = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     wait_for(folder / "started-0")
     wait_for(folder / "started-1")
     launcher.terminate()
-    assert launcher.wait(PATIENCE) == 0
+    _, errors = launcher.communicate(timeout=PATIENCE)
+    assert launcher.returncode == 143
+    assert errors == ""  # to have been stopped is no failure
     assert (folder / "saved-0").exists()
     assert (folder / "saved-1").exists()
+
+
+def test_local_reports_a_failure_to_save_after_a_preemption(repository: Path, stub) -> None:
+    folder = stub(
+        "import os, signal, sys, time\n"
+        "process = os.environ['EVOTRAIN_PROCESS']\n"
+        "def save(signum, frame):\n"
+        "    sys.exit(143 if process == '0' else print('the disk is full') or 1)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "open(f'started-{process}', 'w').close()\n"
+        f"time.sleep({10 * PATIENCE})\n"
+    )
+    command = [sys.executable, str(repository / "launch" / "local.py")]
+    launcher = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    wait_for(folder / "started-0")
+    wait_for(folder / "started-1")
+    launcher.terminate()
+    _, errors = launcher.communicate(timeout=PATIENCE)
+    assert launcher.returncode == 1
+    assert "process 1 failed" in errors
+    assert "the disk is full" in errors
 
 
 @pytest.mark.parametrize(
@@ -116,12 +140,13 @@ def test_local_refuses(repository: Path, stub, arguments: tuple[str, ...], sente
 
 @pytest.fixture
 def slurm(repository: Path, tmp_path: Path):
-    """Starts the batch script with a stub srun and a stub scontrol on the path."""
+    """Starts the batch script with stubs of srun, scancel and scontrol on the path; the latter note their arguments."""
 
     def start(srun: str) -> subprocess.Popen:
         programs = tmp_path / "bin"
         programs.mkdir()
-        for name, text in {"srun": srun, "scontrol": 'printf "%s\\n" "$@" > scontrol.txt'}.items():
+        stubs = {"srun": srun} | {name: f'echo "$@" > {name}.txt' for name in ("scancel", "scontrol")}
+        for name, text in stubs.items():
             (programs / name).write_text(f"#!/bin/bash\n{text}\n")
             (programs / name).chmod(0o755)
         environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
@@ -141,12 +166,14 @@ def test_slurm_runs_the_command_and_returns_its_exit_code(slurm, tmp_path: Path)
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
 def test_slurm_lets_an_interrupted_run_save_and_requeues_it(slurm, tmp_path: Path, signum: signal.Signals) -> None:
-    # The stub saves only after a while: the script must wait for it, though the signal ended its first wait.
-    job = slurm('trap "sleep 0.5; touch saved; exit 0" TERM; touch started; while true; do sleep 0.05; done')
+    # The stub dies of a TERM of its own, as srun does. Its processes take a while to save: the script must wait for it,
+    # though the signal ended its first wait.
+    job = slurm("touch started; until [[ -e scancel.txt ]]; do sleep 0.05; done; sleep 0.5; touch saved; exit 143")
     wait_for(tmp_path / "started")
     job.send_signal(signum)
-    assert job.wait(PATIENCE) == 0
+    assert job.wait(PATIENCE) == 143
     assert (tmp_path / "saved").exists()
+    assert (tmp_path / "scancel.txt").read_text().split() == ["--signal=TERM", "42"]
     assert (tmp_path / "scontrol.txt").read_text().split() == ["requeue", "42"]
 
 

@@ -155,18 +155,19 @@ def test_run_logger_writes_rows_and_summary(run_dir, config, capsys):
     assert out.count("warning: a protein is broken") == 1
 
 
-def test_other_processes_write_and_print_nothing(tmp_path, config, capsys):
+def test_other_processes_only_warn(tmp_path, config, capsys):
     online = dataclasses.replace(config, logger=LoggerConfig(wandb="online"))
     with RunLogger(RunDir(tmp_path), online, primary=False) as logger:
         logger.show_start(["line"])
         logger.log(1, "train", TRAIN)
         logger.event("event")
-        logger.warn_once("warning")
+        logger.warn_once("a protein is broken")
+        logger.warn_once("a protein is broken")
         logger.figure(1, "f", tmp_path / "f.png")
         logger.sync()
         logger.summary("finished", step=1, metrics={}, facts={})
     assert list(tmp_path.iterdir()) == []
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "warning: a protein is broken\n")
 
 
 def test_unknown_status_is_our_own_mistake(run_dir, config):

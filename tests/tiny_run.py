@@ -25,7 +25,7 @@ SIZES = [
 ]  # fmt: skip
 TINY = [
     "name=tiny", *SIZES, f"steps={STEPS}", "eval_every=2", "checkpoint.every=1", "checkpoint.best=loss",
-    "checkpoint.best_mode=min", "logger=files", "logger.figures=false", "logger.every=1",
+    "logger=files", "logger.figures=false", "logger.every=1",
 ]  # fmt: skip
 
 # Keys that decide which program a step is, and keys among them that do not.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evotrain.contacts import LONG_RANGE
+
 BOND = 3.8  # between consecutive Cα
 HELIX_RISE, HELIX_RADIUS, HELIX_TURN = 1.5, 2.3, np.deg2rad(100.0)
 STRAND_RISE, STRAND_PLEAT = 3.3, 0.94
@@ -27,8 +29,8 @@ TWIST_RANGE = (0.015, 0.045)  # radians by which the elements' axes turn per Å 
 LOOP_DIRECTIONS = 16
 MIN_LOOP = 2
 ATTEMPTS, SITE_DRAWS = 12, 8
-# Long-range contacts that make a chain compact, in pairs of Cα for each residue; crystal structures have about 1.
-LONG_RANGE, CONTACT, COMPACT = 24, 8.0, 0.5
+CA_CONTACT = 8.0  # Å; the contacts that are scored are of Cβ, but a chain is judged before it has any
+COMPACT = 0.5  # long-range pairs of Cα in contact for each residue that are enough; crystal structures have about 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ def _flaws(chain: np.ndarray) -> float:
     clashes = int((distance < CLASH - 0.2).sum())
     if length < 2 * LONG_RANGE:
         return clashes  # too short to fold back that far
-    contacts = int(((distance < CONTACT) & (j - i >= LONG_RANGE)).sum())
+    contacts = int(((distance < CA_CONTACT) & (j - i >= LONG_RANGE)).sum())
     return clashes + max(0.0, 1 - contacts / (COMPACT * length))
 
 

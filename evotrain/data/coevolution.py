@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 
 from evotrain.config import CoevolutionConfig
+from evotrain.contacts import CONTACT_CUTOFF
 from evotrain.data.backbone import compact_backbone
 from evotrain.data.protein import CA_ATOM, CB_ATOM, NUM_ATOMS, RESIDUES, Protein
 
 Q = len(RESIDUES)
-CONTACT_CUTOFF = 8.0  # Å between Cβ
 MIN_SEPARATION = 4  # neighbours in the chain touch in every fold and would teach nothing
 FIELD_STRENGTH = 0.5  # standard deviation of the site fields: how conserved a column is by itself
 BURN_IN = 10  # sweeps before the first lineage splits

@@ -26,11 +26,10 @@ def example(
     crop: int,
     msa_clusters: int,
     mask_fraction: float,
-    start: int | None = None,
 ) -> dict[str, np.ndarray]:
     """The features and labels of one example, zero-padded to N = `crop` residues and S = `msa_clusters` rows.
 
-    The crop is contiguous and begins at residue `start`, or at a random one. Every position of the sampled rows is
+    The crop is contiguous and begins at a random residue. Every position of the sampled rows is
     hidden with probability `mask_fraction`. Coordinates are in Å.
 
     Returns aatype int32 [N], residue_index int32 [N], seq_mask [N], target_feat [N, 22], msa_feat [S, N, 49],
@@ -38,9 +37,7 @@ def example(
     not said otherwise.
     """
     length = protein.msa.shape[1]
-    if start is None:
-        start = int(rng.integers(max(length - crop, 0) + 1))
-    assert 0 <= start < length
+    start = int(rng.integers(max(length - crop, 0) + 1))
     window = slice(start, start + crop)
     msa, deletions = protein.msa[:, window], protein.deletions[:, window]
     order = rng.permutation(msa.shape[0] - 1)

@@ -9,6 +9,7 @@ The proteins held out for evaluation are those that the split column names, else
 
 import csv
 import hashlib
+import os
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
@@ -40,7 +41,7 @@ class MsaDir:
 
     def __init__(self, config: MsaDirConfig):
         self.root = Path(config.root)
-        self._files, self._incomplete = _scan(self.root)
+        self._files, self._unusable = _scan(self.root)
         self._index = _read_index(self.root / "index.csv")
         ids = sorted(self._files)
         held_out, self._rule = _split(self.root, ids, self._index, config.eval_fraction)
@@ -59,10 +60,11 @@ class MsaDir:
     @property
     def description(self) -> str:
         """One line for the console."""
-        incomplete = f"; {self._incomplete} folders lack a file" if self._incomplete else ""
+        absent = len(self._index.keys() - self._files.keys() - self._unusable.keys())
         return (
             f"{len(self._files)} proteins, {len(self.train_ids)} train, {len(self.held_out_ids)} held out "
-            f"(by {self._rule}){incomplete}"
+            f"(by {self._rule}){_left_out(self._unusable)}"
+            + (f"; {absent} ids of index.csv without files" if absent else "")
         )
 
     def read(self, name: str) -> Protein:
@@ -141,34 +143,54 @@ def _read_protein(name: str, alignment: Path, structure: Path, chain: str | None
     return protein
 
 
-def _scan(root: Path) -> tuple[dict[str, tuple[Path, Path]], int]:
-    """Alignment and structure of every id, and the number of folders that have only one of the two."""
+def _scan(root: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+    """Alignment and structure of every id, and why other folders cannot be used; one without either is no protein."""
     try:
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     except FileNotFoundError:
         raise DataError(f"data.root={root}: no such directory (it would be {root.absolute()}).") from None
     except OSError as error:
         raise DataError(f"data.root={root}: cannot be listed as a directory ({error.strerror}).") from None
-    files, incomplete = {}, 0
+    files, unusable = {}, {}
     for folder in folders:
-        alignment, structure = _find(folder, ALIGNMENT_FILES), _find(folder, STRUCTURE_FILES)
-        if alignment and structure:
-            files[folder.name] = alignment, structure
-        elif alignment or structure:
-            incomplete += 1
+        try:
+            with os.scandir(folder) as entries:
+                present = {entry.name for entry in entries if entry.is_file()}
+        except OSError as error:
+            unusable[folder.name] = f"cannot be read ({error.strerror})"
+            continue
+        alignments = [name for name in ALIGNMENT_FILES if name in present]
+        structures = [name for name in STRUCTURE_FILES if name in present]
+        if reason := _unusable(alignments, structures):
+            unusable[folder.name] = reason
+        elif alignments:
+            files[folder.name] = folder / alignments[0], folder / structures[0]
     if not files:
         raise DataError(
-            f"data.root={root}: none of its {len(folders)} folders is a protein; each needs msa.a3m[.gz] and "
-            f"structure.cif[.gz] or structure.pdb[.gz]."
+            f"data.root={root}: none of its {len(folders)} folders is a protein{_left_out(unusable)}; each needs "
+            f"msa.a3m[.gz] and structure.cif[.gz] or structure.pdb[.gz]."
         )
-    return files, incomplete
+    return files, unusable
 
 
-def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if len(found) > 1:
-        raise DataError(f"{folder}: has both {found[0].name} and {found[1].name}; keep the one that counts.")
-    return found[0] if found else None
+def _unusable(alignments: list[str], structures: list[str]) -> str:
+    """What is wrong with a folder that holds these files, '' if nothing is or if it holds none."""
+    for found in (alignments, structures):
+        if len(found) > 1:
+            return f"has both {found[0]} and {found[1]}"
+    if bool(alignments) == bool(structures):
+        return ""
+    return "has no structure" if alignments else "has no alignment"
+
+
+def _left_out(unusable: dict[str, str]) -> str:
+    """A clause that counts the folders and names the first one; '' if there is none."""
+    if not unusable:
+        return ""
+    name, reason = next(iter(unusable.items()))
+    if len(unusable) == 1:
+        return f"; 1 folder left out ({name} {reason})"
+    return f"; {len(unusable)} folders left out ({name} {reason}, …)"
 
 
 def _read_index(path: Path) -> dict[str, dict[str, str]]:
@@ -182,11 +204,10 @@ def _read_index(path: Path) -> dict[str, dict[str, str]]:
             if "id" not in (reader.fieldnames or []):
                 raise DataError(f"{path}: has no column id; its first line must name the columns.")
             for row in reader:
-                if row["id"] in index:
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: the id {row['id']!r} is there twice; keep one row."
-                    )
-                index[row["id"]] = {column: (row.get(column) or "").strip() for column in ("chain", "split", "cluster")}
+                name = (row["id"] or "").strip()
+                if name in index:
+                    raise DataError(f"{path}, line {reader.line_num}: the id {name!r} is there twice; keep one row.")
+                index[name] = {column: (row.get(column) or "").strip() for column in ("chain", "split", "cluster")}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a comma-separated table ({error}).") from None
     return index

@@ -5,6 +5,7 @@ A process prepares the rows that its devices hold and no others.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -57,7 +58,8 @@ class Batches:
             _mark_flags_parsed()
             buffer = -(-config.data.prefetch // config.data.workers)
             iterable = iterable.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=buffer)
+                grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=buffer),
+                worker_init_fn=_leave_interrupts_to_the_loop,
             )
         self._iterator = iter(iterable)
 
@@ -114,6 +116,11 @@ def batch_shapes(source: Source, batch_size: int, sharding: Any) -> dict[str, ja
         for name, x in example.items()
         if name not in HOST_KEYS
     }
+
+
+def _leave_interrupts_to_the_loop(_worker: int, _workers: int) -> None:
+    """A Ctrl-C reaches every process of a terminal; the loop saves first and then ends the workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mark_flags_parsed() -> None:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from evotrain.config import ModelConfig
+from evotrain.contacts import CONTACT_CUTOFF
 from evotrain.data.protein import MSA_CLASSES
 from evotrain.model.layers import Dense, Policy
 from evotrain.parallel.context import switch
 
 DISTANCE_BINS = 64
 FIRST_BREAK, LAST_BREAK = 2.3125, 21.6875  # Å, borders of the first and the last bin
-CONTACT_DISTANCE = 8.0  # Å between Cβ
 
 
 class MaskedMSAHead(nnx.Module):
@@ -51,7 +51,7 @@ def distance_breaks() -> jax.Array:
 def contact_probability(logits_IJB: jax.Array) -> jax.Array:
     """The probability [I, J] of a distance below 8 Å: of the bins that end there or before."""
     ends_IJB = jnp.concatenate([distance_breaks(), jnp.array([jnp.inf])])[None, None]
-    return jnp.sum(jax.nn.softmax(logits_IJB) * (ends_IJB <= CONTACT_DISTANCE), axis=-1)
+    return jnp.sum(jax.nn.softmax(logits_IJB) * (ends_IJB <= CONTACT_CUTOFF), axis=-1)
 
 
 def expected_distance(logits_IJB: jax.Array) -> jax.Array:

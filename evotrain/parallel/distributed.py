@@ -3,18 +3,22 @@
 Importing this module touches no device, and a run of one process passes through every function without delay.
 """
 
+import json
 import os
 import queue
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax._src import cloud_tpu_init, distributed
+from jax.experimental import multihost_utils
 
-from evotrain.errors import ConfigError, RunError
+from evotrain.errors import ConfigError, EvotrainError, RunError
 
 EXPLICIT = ("EVOTRAIN_COORDINATOR", "EVOTRAIN_PROCESSES", "EVOTRAIN_PROCESS")
 
@@ -74,6 +78,33 @@ def barrier(name: str, seconds: float) -> None:
             f"the processes did not meet at the barrier {name!r} within {seconds:g} s: one of them is stuck or has "
             "died; look at the end of each process's log, then start the same command again to resume"
         ) from error
+
+
+def from_process_0(value: Any) -> Any:
+    """The JSON value that process 0 passed, on every process; every process must call it."""
+    if process_count() == 1:
+        return value
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(np.resize(data, size)).astype(np.uint8)))
+
+
+@contextmanager
+def on_process_0() -> Iterator[bool]:
+    """Around what process 0 does alone, where the value is true: its EvotrainError is raised on every process.
+
+    Else the others would go on, wait for it, and be aborted by JAX with a stack trace.
+    """
+    failure: EvotrainError | None = None
+    try:
+        yield is_primary()
+    except EvotrainError as error:
+        failure = error
+    sentence = from_process_0(failure and str(failure))
+    if failure is not None:
+        raise failure
+    if sentence is not None:
+        raise RunError(sentence)
 
 
 def start_table(*, seconds: float = 60) -> list[str]:

@@ -31,10 +31,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH_SPEC)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, P())
-
-
 def batch_shards(mesh: Mesh) -> int:
     """The number of parts that a batch is split into."""
     return mesh.shape[DATA] * mesh.shape[FSDP]

@@ -22,11 +22,9 @@ def _protein(rows=ROWS, length=LENGTH, seed=0):
     )
 
 
-def _example(protein, seed=0, crop=16, msa_clusters=8, mask_fraction=0.15, start=None):
+def _example(protein, seed=0, crop=16, msa_clusters=8, mask_fraction=0.15):
     rng = np.random.default_rng(seed)
-    return features.example(
-        protein, rng, crop=crop, msa_clusters=msa_clusters, mask_fraction=mask_fraction, start=start
-    )
+    return features.example(protein, rng, crop=crop, msa_clusters=msa_clusters, mask_fraction=mask_fraction)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +68,11 @@ def test_the_crop_cuts_everything_alike_and_starts_anywhere():
     protein = _protein()
     starts = {int(_example(protein, seed)["residue_index"][0]) for seed in range(400)}
     assert starts == set(range(LENGTH - 16 + 1))
-    example = _example(protein, start=5)
-    window = slice(5, 21)
-    np.testing.assert_array_equal(example["residue_index"], np.arange(5, 21))
+    example = _example(protein, seed=1)
+    start = example["residue_index"][0]
+    assert start > 0
+    window = slice(start, start + 16)
+    np.testing.assert_array_equal(example["residue_index"], np.arange(start, start + 16))
     np.testing.assert_array_equal(example["aatype"], protein.msa[0, window])
     np.testing.assert_array_equal(example["target_feat"][:, 1:].argmax(-1), protein.msa[0, window])
     assert not example["target_feat"][:, 0].any()
@@ -88,7 +88,8 @@ def test_the_query_stays_first_and_the_rows_partition():
     assert sorted([*rows, *others]) == list(range(60))
     protein = _protein()
     for seed in range(5):
-        np.testing.assert_array_equal(_example(protein, seed, start=0)["true_msa"][0], protein.msa[0, :16])
+        example = _example(protein, seed)
+        np.testing.assert_array_equal(example["true_msa"][0], protein.msa[0, example["residue_index"]])
 
 
 def test_nothing_hidden_leaves_the_msa_as_it_is():
@@ -184,6 +185,10 @@ def test_equals_alphafolds_transforms_with_the_same_draws(monkeypatch, rows, clu
 
         uniform = iter((np.where(hidden, 0.0, 1.0), draws))
 
+        def integers(self, count):
+            assert count == 1  # the crop takes the whole protein
+            return 0
+
         def permutation(self, count):
             assert count == len(order)
             return order
@@ -191,7 +196,7 @@ def test_equals_alphafolds_transforms_with_the_same_draws(monkeypatch, rows, clu
         def random(self, shape):
             return next(self.uniform)
 
-    ours = features.example(protein, Recorded(), crop=LENGTH, msa_clusters=shape[0], mask_fraction=0.15, start=0)
+    ours = features.example(protein, Recorded(), crop=LENGTH, msa_clusters=shape[0], mask_fraction=0.15)
     theirs = _reference_features(monkeypatch, protein, order, hidden, draws, clusters)
     assert (theirs["msa"] != theirs["true_msa"]).any()
     np.testing.assert_array_equal(ours["true_msa"], theirs["true_msa"])

@@ -1,4 +1,6 @@
 import csv
+import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def _add(root, *names, alignment=f">q\n{SEQUENCE}\n>h\n{SEQUENCE}\n"):
 
 
 def _open(root, eval_fraction=0.5):
-    return MsaDir(MsaDirConfig(root=str(root), crop=8, msa_clusters=4, eval_fraction=eval_fraction), seed=0)
+    return MsaDir(MsaDirConfig(root=str(root), crop=8, msa_clusters=4, eval_fraction=eval_fraction))
 
 
 def _index(root, columns, *rows):
@@ -51,7 +53,8 @@ def test_reads_what_is_there(tmp_path):
     ids = data.train_ids + data.held_out_ids
     assert sorted(ids) == list("abcdef")
     assert data.description == (
-        f"6 proteins, {len(data.train_ids)} train, {len(data.held_out_ids)} held out (by id); 1 folders lack a file"
+        f"6 proteins, {len(data.train_ids)} train, {len(data.held_out_ids)} held out (by id); "
+        "1 folder left out (half has no structure)"
     )
     protein, failure = data.load("a")
     assert failure == ""
@@ -71,10 +74,10 @@ def test_a_relative_root_is_relative_to_the_current_directory(tmp_path, monkeypa
 
 def test_the_split_column_decides_where_it_names_one(tmp_path):
     _add(tmp_path, *"abcd")
-    _index(tmp_path, "id,split", "a,train", "b,val", "c,Test", "d,train", "not_here,train")
+    _index(tmp_path, "id,split", "a,train", " b , val", "c,Test", "d,train", "not_here,train")
     data = _open(tmp_path)
     assert (data.train_ids, data.held_out_ids) == (["a", "d"], ["b", "c"])
-    assert data.description == "4 proteins, 2 train, 2 held out (by split)"
+    assert data.description == ("4 proteins, 2 train, 2 held out (by split); 1 ids of index.csv without files")
 
 
 def test_whole_clusters_are_held_out_where_the_split_column_splits_nothing(tmp_path):
@@ -146,12 +149,30 @@ def test_a_directory_that_is_no_data_set(tmp_path):
     )
 
 
-def test_two_files_for_the_same_thing(tmp_path):
-    _add(tmp_path, "a", "b")
+def test_a_folder_that_cannot_be_used_does_not_stop_the_others(tmp_path, monkeypatch):
+    _add(tmp_path, *"abcdefgh")
     (tmp_path / "b" / "structure.cif.gz").touch()
-    assert (
-        _sentence(tmp_path) == f"{tmp_path}/b: has both structure.cif.gz and structure.pdb; keep the one that counts."
-    )
+    data = _open(tmp_path)
+    assert sorted(data.train_ids + data.held_out_ids) == list("acdefgh")
+    assert data.description.endswith("; 1 folder left out (b has both structure.cif.gz and structure.pdb)")
+
+    def scandir(path):
+        if Path(path).name == "a":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)
+
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)  # the superuser may read everything
+    data = _open(tmp_path)
+    assert sorted(data.train_ids + data.held_out_ids) == list("cdefgh")
+    assert data.description.endswith("; 2 folders left out (a cannot be read (Permission denied), …)")
+
+
+def test_only_folders_that_cannot_be_used(tmp_path):
+    _add(tmp_path, "a", "b")
+    (tmp_path / "a" / "msa.a3m").unlink()
+    (tmp_path / "b" / "msa.a3m").unlink()
+    assert "none of its 2 folders is a protein; 2 folders left out (a has no alignment, …); each" in _sentence(tmp_path)
 
 
 @pytest.mark.parametrize(

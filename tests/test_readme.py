@@ -1,0 +1,121 @@
+"""Every command of the documentation composes, and none of them runs into another one's run directory."""
+
+import itertools
+import re
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from evotrain.checks import check
+from evotrain.cli import check_sweep, split_arguments, trial_name
+from evotrain.compose import compose
+from evotrain.config import Config
+
+DOCUMENTS = ("README.md", "data/README.md", "launch/README.md")
+RECIPES = "| command (`python -m evotrain …`) |"
+GPUS_PER_NODE = 8  # of launch/slurm.sh
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Command:
+    document: str
+    text: str
+    arguments: tuple[str, ...]  # of python -m evotrain
+    devices: int = 1
+
+    @property
+    def trains(self) -> bool:
+        return "--help" not in self.arguments and "command=evaluate" not in self.arguments
+
+    def configs(self) -> list[Config]:
+        """The configuration of its run, or of each trial of its sweep."""
+        flags, overrides = split_arguments(self.arguments)
+        check_sweep(flags, overrides)
+        if "-m" not in flags:
+            return [compose(overrides)]
+        choices = [[f"{key}={value}" for value in values.split(",")] for key, _, values in split_keys(overrides)]
+        trials = [(compose(trial), trial_name(trial)) for trial in itertools.product(*choices)]
+        return [replace(config, run_dir=f"{config.run_dir}/{name}") for config, name in trials]
+
+
+def split_keys(overrides: list[str]) -> list[tuple[str, str, str]]:
+    return [override.partition("=") for override in overrides]
+
+
+def code(text: str) -> list[str]:
+    """The lines of fenced and indented code, then the inline code."""
+    fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    rest = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines = "\n".join(fenced).splitlines() + re.findall(r"^    (.+)$", rest, re.MULTILINE)
+    return [part.strip() for line in lines for part in line.split("&&")] + re.findall(r"`([^`\n]+)`", rest)
+
+
+def recipes(text: str) -> list[str]:
+    """The commands of the table whose first column leaves out `python -m evotrain`."""
+    table = text.partition(RECIPES)[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+    return [f"python -m evotrain {inline}" for cell in cells for inline in re.findall(r"`([^`]+)`", cell)]
+
+
+def parse(document: str, text: str) -> Command | None:
+    """The command, if it is one of evotrain's that is spelled out."""
+    words = shlex.split(text.replace("DIRECTORY", "data/sample"))
+    if "…" in text:
+        return None
+    if words[:3] == ["python", "-m", "evotrain"]:
+        return Command(document, text, tuple(words[3:]))
+    if words[:2] == ["python", "launch/local.py"]:
+        options = dict(itertools.batched(words[2 : words.index("--")], 2))
+        devices = int(options["--processes"]) * int(options["--devices-per-process"])
+        return Command(document, text, tuple(words[words.index("--") + 1 :]), devices)
+    if words[0] == "sbatch" and "launch/slurm.sh" in words:
+        script = words.index("launch/slurm.sh")
+        nodes = int(words[1].removeprefix("--nodes="))
+        return Command(document, text, tuple(words[script + 1 :]), nodes * GPUS_PER_NODE)
+    return None
+
+
+def commands() -> list[Command]:
+    found = []
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        found += [parse(document, line) for line in [*code(text), *recipes(text)]]
+    return [command for command in found if command]
+
+
+COMMANDS = commands()
+
+
+def test_the_commands_are_found():
+    starts = {(command.document, command.text.split(" ")[0]) for command in COMMANDS}
+    assert starts == {
+        ("README.md", "python"),
+        ("data/README.md", "python"),
+        ("launch/README.md", "python"),
+        ("launch/README.md", "sbatch"),
+    }
+    texts = [command.text for command in COMMANDS]
+    assert "python -m evotrain" in texts
+    assert "python -m evotrain +experiment=notebook" in texts
+    assert "python -m evotrain command=evaluate run_dir=runs/quickstart" in texts
+    assert any(" -m " in text.removeprefix("python -m") for text in texts)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.document}: {command.text}")
+def test_a_command_composes_and_passes_the_checks(command):
+    if not command.trains:
+        split_arguments([word for word in command.arguments if word != "--help"])
+        return
+    for config in command.configs():
+        check(config, config.mesh.simulate or command.devices)
+
+
+def test_no_two_commands_share_a_run_directory_unless_they_are_the_same_run():
+    runs: dict[str, tuple[Config, str]] = {}
+    for command in COMMANDS:
+        for config in command.configs() if command.trains else ():
+            earlier, text = runs.setdefault(config.run_dir, (config, command.text))
+            assert earlier == config, f"{text} and {command.text} both write to {config.run_dir}"
