@@ -36,13 +36,10 @@ class Command:
         check_sweep(flags, overrides)
         if "-m" not in flags:
             return [compose(overrides)]
-        choices = [[f"{key}={value}" for value in values.split(",")] for key, _, values in split_keys(overrides)]
+        keys = [override.partition("=") for override in overrides]
+        choices = [[f"{key}={value}" for value in values.split(",")] for key, _, values in keys]
         trials = [(compose(trial), trial_name(trial)) for trial in itertools.product(*choices)]
         return [replace(config, run_dir=f"{config.run_dir}/{name}") for config, name in trials]
-
-
-def split_keys(overrides: list[str]) -> list[tuple[str, str, str]]:
-    return [override.partition("=") for override in overrides]
 
 
 def code(text: str) -> list[str]:
@@ -62,19 +59,19 @@ def recipes(text: str) -> list[str]:
 
 def parse(document: str, text: str) -> Command | None:
     """The command, if it is one of evotrain's that is spelled out."""
-    words = shlex.split(text.replace("DIRECTORY", "data/sample"))
-    if "…" in text:
+    if "…" in text or not text.startswith(("python ", "sbatch ")):
         return None
+    words = shlex.split(text.replace("DIRECTORY", "data/sample"))
     if words[:3] == ["python", "-m", "evotrain"]:
         return Command(document, text, tuple(words[3:]))
     if words[:2] == ["python", "launch/local.py"]:
-        options = dict(itertools.batched(words[2 : words.index("--")], 2))
+        end = words.index("--")
+        options = dict(zip(words[2:end:2], words[3:end:2], strict=True))
         devices = int(options["--processes"]) * int(options["--devices-per-process"])
-        return Command(document, text, tuple(words[words.index("--") + 1 :]), devices)
-    if words[0] == "sbatch" and "launch/slurm.sh" in words:
-        script = words.index("launch/slurm.sh")
+        return Command(document, text, tuple(words[end + 1 :]), devices)
+    if words[0] == "sbatch" and words[2] == "launch/slurm.sh":
         nodes = int(words[1].removeprefix("--nodes="))
-        return Command(document, text, tuple(words[script + 1 :]), nodes * GPUS_PER_NODE)
+        return Command(document, text, tuple(words[3:]), nodes * GPUS_PER_NODE)
     return None
 
 

@@ -175,7 +175,8 @@ def test_free_space_check(run_dir, monkeypatch):
     with pytest.raises(RunError) as caught:
         run_dir.free_space_check(int(1.2 * 2**30))
     assert str(caught.value) == (
-        f"needs about 1.2 GiB more for checkpoints, 0.3 GiB are free at {run_dir.path}: free some, or lower checkpoint.keep"
+        f"needs about 1.2 GiB more for checkpoints, 0.3 GiB are free at {run_dir.path}: free some, "
+        "or lower checkpoint.keep"
     )
     # What the checkpoints of an earlier start take up will be replaced, not added to.
     run_dir.checkpoints.mkdir()

@@ -207,7 +207,7 @@ def test_a_disk_without_room_for_the_checkpoints(refused, monkeypatch):
     usage = shutil._ntuple_diskusage(2**40, 2**40, 2**10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     sentence = refused(code=1)
-    assert "error: needs about 0.0 GiB for checkpoints, 0.0 GiB are free at run: free some, or lower" in sentence
+    assert "error: needs about 0.0 GiB more for checkpoints, 0.0 GiB are free at run: free some, or lower" in sentence
     assert os.listdir() == []
 
 
