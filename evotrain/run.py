@@ -121,7 +121,8 @@ class Run:
             self._evaluated = report.metrics
             self._last |= {f"{SPLIT}/{name}": value for name, value in report.metrics.items()}
             self._logger.log(self._done, SPLIT, report.metrics | {"time/eval": time.perf_counter() - begun})
-            if self._config.logger.figures and jax.process_index() == 0:
+            # Before the first step there is nothing to see, and the first step should not wait for it.
+            if self._config.logger.figures and self._done > 0 and jax.process_index() == 0:
                 self._draw(report)
 
     def save(self, state: TrainState) -> None:
