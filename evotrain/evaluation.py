@@ -28,7 +28,7 @@ class Report:
     """What an evaluation found."""
 
     metrics: Metrics
-    pictured: "Prediction | None"  # the first held-out protein that has contacts to show
+    pictured: "Prediction | None"  # the held-out protein with the densest contacts, if any has some
     notes: list[str]  # which examples could not be read, and why
 
 
@@ -71,7 +71,7 @@ class Evaluation:
         precisions: list[Metrics] = []
         permuted: list[Metrics] = []
         baseline: list[Metrics] = []
-        pictured = None
+        pictured, most = None, 0.0
         for held_out in self._batches():
             metrics, maps = self._judge(params, [each.example for each in held_out])
             scores += metrics
@@ -82,15 +82,16 @@ class Evaluation:
             for each, predicted, without in zip(held_out, maps, shuffled, strict=True):
                 precisions.append(_precision(predicted["contact_probability"], each.example))
                 permuted.append(_precision(without["contact_probability"], each.example))
-                if self._baseline is None or pictured is None:
-                    dca = _unpadded(contact_scores(each.msa), each.example)
-                    baseline.append(_precision(dca, each.example))
-                    if pictured is None and precisions[-1][CHANCE] > 0:
-                        pictured = _prediction(each.example, predicted, precisions[-1], dca, baseline[-1])
+                if self._baseline is None:
+                    baseline.append(_precision(_dca(each), each.example))
+                if precisions[-1][CHANCE] > most:
+                    pictured, most = (each, predicted, precisions[-1]), precisions[-1][CHANCE]
         if self._baseline is None:
             self._baseline = baseline
         contacts = _contacts(precisions, permuted, self._baseline)
-        return Report(_average(scores) | contacts | {"data/substituted": len(notes)}, pictured, notes)
+        return Report(
+            _average(scores) | contacts | {"data/substituted": len(notes)}, pictured and _prediction(*pictured), notes
+        )
 
     def _batches(self) -> Iterator[list[HeldOut]]:
         for start in range(0, self._examples, self._batch_size):
@@ -139,15 +140,14 @@ def _precision(scores: np.ndarray, example: Example) -> Metrics:
     return contact_precision(scores, example["pseudo_beta"], example["pseudo_beta_mask"], example["residue_index"])
 
 
-def _unpadded(scores: np.ndarray, example: Example) -> np.ndarray:
-    """Scores [n, n] of the residues as [N, N] with the padding of the example."""
-    padding = len(example["seq_mask"]) - len(scores)
-    return np.pad(scores, (0, padding))
+def _dca(held_out: HeldOut) -> np.ndarray:
+    """DCA scores [N, N] of the whole alignment, 0 where the example is padded."""
+    scores = contact_scores(held_out.msa)
+    return np.pad(scores, (0, len(held_out.example["seq_mask"]) - len(scores)))
 
 
-def _prediction(
-    example: Example, predicted: dict[str, np.ndarray], precision: Metrics, dca: np.ndarray, baseline: Metrics
-) -> Prediction:
+def _prediction(held_out: HeldOut, predicted: dict[str, np.ndarray], precision: Metrics) -> Prediction:
+    example, dca = held_out.example, _dca(held_out)
     n = int(example["seq_mask"].sum())
     at_length = next(iter(KEYS))
     return Prediction(
@@ -159,7 +159,7 @@ def _prediction(
         residue_index=example["residue_index"][:n],
         precision=precision[at_length],
         baseline=dca[:n, :n],
-        baseline_precision=baseline[at_length],
+        baseline_precision=_precision(dca, example)[at_length],
     )
 
 
