@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from evotrain import figures
 from evotrain.config import Config
-from evotrain.contacts import CHANCE, CONTACT_CUTOFF, KEYS, contact_precision, mean_precision
+from evotrain.contacts import CONTACT_CUTOFF, KEYS, LONG_RANGE, contact_precision, mean_precision
 from evotrain.data.pipeline import local_rows, stack, to_devices
 from evotrain.data.sources import Example, HeldOut, Source
 from evotrain.dca import contact_scores
@@ -28,7 +28,7 @@ class Report:
     """What an evaluation found."""
 
     metrics: Metrics
-    pictured: "Prediction | None"  # the held-out protein with the densest contacts, if any has some
+    pictured: "Prediction | None"  # the held-out protein with the most long-range contacts, if any has some
     notes: list[str]  # which examples could not be read, and why
 
 
@@ -71,7 +71,7 @@ class Evaluation:
         precisions: list[Metrics] = []
         permuted: list[Metrics] = []
         baseline: list[Metrics] = []
-        pictured, most = None, 0.0
+        pictured, most = None, 0
         for held_out in self._batches():
             metrics, maps = self._judge(params, [each.example for each in held_out])
             scores += metrics
@@ -84,14 +84,12 @@ class Evaluation:
                 permuted.append(_precision(without["contact_probability"], each.example))
                 if self._baseline is None:
                     baseline.append(_precision(_dca(each), each.example))
-                if precisions[-1][CHANCE] > most:
-                    pictured, most = (each, predicted, precisions[-1]), precisions[-1][CHANCE]
+                if (contacts := _long_range_contacts(each.example)) > most:
+                    pictured, most = (each, predicted, precisions[-1]), contacts
         if self._baseline is None:
             self._baseline = baseline
-        contacts = _contacts(precisions, permuted, self._baseline)
-        return Report(
-            _average(scores) | contacts | {"data/substituted": len(notes)}, pictured and _prediction(*pictured), notes
-        )
+        metrics = _average(scores) | _contacts(precisions, permuted, self._baseline)
+        return Report(metrics | {"data/substituted": len(notes)}, pictured and _prediction(*pictured), notes)
 
     def _batches(self) -> Iterator[list[HeldOut]]:
         for start in range(0, self._examples, self._batch_size):
@@ -138,6 +136,14 @@ def _fetch(tree: Any) -> Any:
 
 def _precision(scores: np.ndarray, example: Example) -> Metrics:
     return contact_precision(scores, example["pseudo_beta"], example["pseudo_beta_mask"], example["residue_index"])
+
+
+def _long_range_contacts(example: Example) -> int:
+    """How many observed long-range pairs touch."""
+    observed = example["pseudo_beta_mask"] > 0
+    positions, index = example["pseudo_beta"][observed], example["residue_index"][observed]
+    distance = np.sqrt(((positions[:, None] - positions[None]) ** 2).sum(-1))
+    return int(((distance < CONTACT_CUTOFF) & (index[None] - index[:, None] >= LONG_RANGE)).sum())
 
 
 def _dca(held_out: HeldOut) -> np.ndarray:
