@@ -144,6 +144,9 @@ class Run:
             yield
             self._checkpoints.wait()
             status = "finished"
+        except KeyboardInterrupt:
+            status = "preempted"
+            raise
         except Preempted:
             self._checkpoints.wait()
             distributed.barrier("saved before the end", 600)  # a launcher may kill the rest when the first one ends

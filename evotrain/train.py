@@ -87,6 +87,7 @@ def train(config: Config) -> float | None:
         if first >= config.steps:
             logger.event(f"All {config.steps} steps are done; write a larger steps=… to go on.")
             return run.finished_before()
+        logger.event("Compiling the step …")
         # To name the operation that made a NaN, JAX must be able to run the step again, piece by piece.
         step = jitted if config.debug.nans else traced.lower().compile()
         clock.start()
