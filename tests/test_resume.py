@@ -179,7 +179,7 @@ def test_a_second_signal_ends_the_run_at_once(one_device, tmp_path, monkeypatch)
     signal_in_step(monkeypatch, 3, signal.SIGINT, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         train_tiny(tmp_path)
-    assert summary(tmp_path)["status"] == "failed"
+    assert summary(tmp_path)["status"] == "preempted"
     assert saved_state(tmp_path).step == 2
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # given back
 
