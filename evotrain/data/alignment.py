@@ -1,4 +1,8 @@
-"""a3m alignments: rows aligned to a query, with lower-case letters where a row has residues that the query lacks."""
+"""Alignments and sequences as files.
+
+In an a3m, rows are aligned to a query, with lower-case letters where a row has residues that the query lacks. A FASTA
+file holds sequences by themselves.
+"""
 
 import gzip
 import zlib
@@ -48,7 +52,7 @@ def read_a3m(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     A deletion count is the number of inserted residues (lower case) left of a column; those after the last column
     belong to none. Raises DataError, naming the file and the line, for a file that is no alignment to its first row.
     """
-    names, headers, lines, numbers = _split_records(path, _read_text(path))
+    names, headers, lines, numbers = _split_records(path, _read_text(path), "an a3m", "the query")
     lengths = np.array([len(line) for line in lines], int)
     sequence = b"".join(lines)
     codes = _CODES[np.frombuffer(sequence, np.uint8)]
@@ -80,6 +84,31 @@ def read_a3m(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     return names, msa, deletions
 
 
+def read_fasta(path: Path) -> tuple[list[str], list[np.ndarray]]:
+    """Read a FASTA file, plain or gzip: names, and residue codes uint8 [N] of each sequence.
+
+    Lower case counts as upper case, and a final * as the end. Raises DataError, naming the file and the line, for a
+    sequence that is empty or holds something else than residues, as rows of an alignment do.
+    """
+    names, headers, lines, numbers = _split_records(path, _read_text(path), "a FASTA", "a sequence")
+    sequences: list[list[np.ndarray]] = [[] for _ in names]
+    for line, number in zip(lines, numbers, strict=True):
+        record = int(np.searchsorted(headers, number)) - 1
+        codes = _CODES[np.frombuffer(line.rstrip(b"*").upper(), np.uint8)]
+        if (codes > UNKNOWN).any():
+            letter = chr(line[int(np.argmax(codes > UNKNOWN))])
+            raise DataError(
+                f"{path}, line {number}: {letter!r} is no residue; an alignment needs a name that ends in .a3m."
+            )
+        sequences[record].append(codes)
+    for name, header, sequence in zip(names, headers, sequences, strict=True):
+        if not sum(map(len, sequence)):
+            raise DataError(
+                f"{path}, line {header}: the sequence {name!r} is empty; write its residues or leave it out."
+            )
+    return names, [np.concatenate(sequence) for sequence in sequences]
+
+
 def _read_text(path: Path) -> bytes:
     """The file's bytes, decompressed, with '\\n' line ends."""
     try:
@@ -95,8 +124,13 @@ def _read_text(path: Path) -> bytes:
     return data.replace(b"\n\0", b"\n").replace(b"\0", b"\n")
 
 
-def _split_records(path: Path, text: bytes) -> tuple[list[str], np.ndarray, list[bytes], np.ndarray]:
-    """Names and line numbers of the headers, then every line of sequence with its number."""
+def _split_records(
+    path: Path, text: bytes, kind: str, first: str
+) -> tuple[list[str], np.ndarray, list[bytes], np.ndarray]:
+    """Names and line numbers of the headers, then every line of sequence with its number.
+
+    `kind` is the format and `first` what its first record is, for messages.
+    """
     names, headers, lines, numbers = [], [], [], []
     for number, line in enumerate(text.split(b"\n"), start=1):
         line = line.strip()
@@ -106,11 +140,11 @@ def _split_records(path: Path, text: bytes) -> tuple[list[str], np.ndarray, list
             headers.append(number)
         elif line and not line.startswith(b"#"):
             if not names:
-                raise DataError(f"{path}, line {number}: an a3m file starts with '>name' of the query, not with this.")
+                raise DataError(f"{path}, line {number}: {kind} file starts with '>name' of {first}, not with this.")
             lines.append(line)
             numbers.append(number)
     if not names:
-        raise DataError(f"{path}: the file is empty; an a3m needs at least the query: '>name' and its sequence.")
+        raise DataError(f"{path}: the file is empty; {kind} needs at least {first}: '>name' and its sequence.")
     return names, np.array(headers), lines, np.array(numbers, int)
 
 

@@ -2,6 +2,7 @@
 
     <root>/<id>/msa.a3m[.gz]
     <root>/<id>/structure.cif[.gz] or structure.pdb[.gz]
+    <root>/<id>/templates.npz         optional; AlphaFold's template_… arrays
     <root>/index.csv                  optional; its columns id, chain, split and cluster are used
 
 The proteins held out for evaluation are those that the split column names, else whole clusters, else single proteins.
@@ -20,10 +21,13 @@ from evotrain.config import MsaDirConfig
 from evotrain.data.alignment import letters, read_a3m
 from evotrain.data.protein import Protein
 from evotrain.data.structure import read_chain
+from evotrain.data.templates import read_templates
 from evotrain.errors import DataError
+from evotrain.explain import did_you_mean
 
 ALIGNMENT_FILES = ("msa.a3m", "msa.a3m.gz")
 STRUCTURE_FILES = ("structure.cif", "structure.cif.gz", "structure.pdb", "structure.pdb.gz")
+TEMPLATE_FILE = "templates.npz"
 TRAIN_WORDS = {"train", "training"}
 HELD_OUT_WORDS = {"eval", "evaluation", "val", "valid", "validation", "test", "held_out", "held-out", "heldout"}
 
@@ -36,7 +40,7 @@ class MsaDir:
 
     `train_ids` and `held_out_ids` are sorted and depend on the directory and `eval_fraction` alone, so that no seed
     moves a protein from one side to the other. Raises DataError if there is no such directory, if nothing in it can be
-    used, or if the split leaves one side empty.
+    used, if the split leaves one side empty, or if `data.only` names no protein of it.
     """
 
     def __init__(self, config: MsaDirConfig):
@@ -44,8 +48,16 @@ class MsaDir:
         self._files, self._unusable = _scan(self.root)
         self._index = _read_index(self.root / "index.csv")
         ids = sorted(self._files)
-        held_out, self._rule = _split(self.root, ids, self._index, config.eval_fraction)
-        self.train_ids = [name for name in ids if name not in held_out]
+        if config.only is None:
+            held_out, self._rule = _split(self.root, ids, self._index, config.eval_fraction)
+            self.train_ids = [name for name in ids if name not in held_out]
+        elif config.only in self._files:
+            self.train_ids, held_out, self._rule = [config.only], {config.only}, "data.only, the same one"
+        else:
+            raise DataError(
+                f"data.only={config.only} is not a protein of {self.root}{did_you_mean(config.only, ids)} The first "
+                f"of {len(ids)} is {ids[0]}."
+            )
         self.held_out_ids = sorted(held_out)
         if not (self.train_ids and self.held_out_ids):
             raise DataError(
@@ -120,7 +132,8 @@ class _ProteinCache:
 
 
 def _arrays(protein: Protein) -> list[np.ndarray]:
-    return [value for value in vars(protein).values() if isinstance(value, np.ndarray)]
+    values = [*vars(protein).values(), *(vars(protein.templates).values() if protein.templates else ())]
+    return [value for value in values if isinstance(value, np.ndarray)]
 
 
 def _size(protein: Protein) -> int:
@@ -129,7 +142,8 @@ def _size(protein: Protein) -> int:
 
 def _read_protein(name: str, alignment: Path, structure: Path, chain: str | None) -> Protein:
     _, msa, deletions = read_a3m(alignment)
-    positions, mask = read_chain(structure, chain, letters(msa[0]))
+    positions, mask, resolution = read_chain(structure, chain, letters(msa[0]))
+    templates = alignment.parent / TEMPLATE_FILE
     protein = Protein(
         name=name,
         msa=msa,
@@ -137,6 +151,8 @@ def _read_protein(name: str, alignment: Path, structure: Path, chain: str | None
         atom_positions=positions,
         atom_mask=mask,
         residue_index=np.arange(msa.shape[1], dtype=np.int32),
+        resolution=resolution,
+        templates=read_templates(templates, msa.shape[1]) if templates.is_file() else None,
     )
     for array in _arrays(protein):
         array.flags.writeable = False  # the cache hands the same arrays out again

@@ -1,4 +1,4 @@
-"""One protein as every data source delivers it: an alignment and the coordinates that were observed."""
+"""One protein as every data source delivers it: an alignment, the coordinates that were observed, and templates."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,18 @@ GLYCINE = RESIDUES.index("G")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Templates:
+    """Structures of other proteins along the query, the most trusted first.
+
+    T is the number of templates, N the number of residues of the query. Coordinates are in Å.
+    """
+
+    aatype: np.ndarray  # int32 [T, N], the templates' own residues: 0-19, 20 unknown, 21 where nothing is aligned
+    atom_positions: np.ndarray  # float32 [T, N, 37, 3]
+    atom_mask: np.ndarray  # float32 [T, N, 37], 1 where observed
+
+
+@dataclass(frozen=True, kw_only=True)
 class Protein:
     """An alignment with its query in row 0, and coordinates per residue of the query.
 
@@ -28,11 +40,16 @@ class Protein:
     atom_positions: np.ndarray  # float32 [N, 37, 3]
     atom_mask: np.ndarray  # float32 [N, 37], 1 where observed
     residue_index: np.ndarray  # int32 [N]
+    resolution: float = 0.0  # of the experiment in Å, 0 where unknown
+    templates: Templates | None = None
 
 
 def pseudo_beta(aatype: np.ndarray, atom_positions: np.ndarray, atom_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cβ, or Cα of glycine: positions float32 [N, 3] in Å and mask float32 [N]."""
+    """Cβ, or Cα of glycine: positions float32 [..., 3] in Å and mask float32 [...].
+
+    `aatype` is [...], `atom_positions` [..., 37, 3] in Å, `atom_mask` [..., 37].
+    """
     glycine = aatype == GLYCINE
-    positions = np.where(glycine[:, None], atom_positions[:, CA_ATOM], atom_positions[:, CB_ATOM])
-    mask = np.where(glycine, atom_mask[:, CA_ATOM], atom_mask[:, CB_ATOM])
+    positions = np.where(glycine[..., None], atom_positions[..., CA_ATOM, :], atom_positions[..., CB_ATOM, :])
+    mask = np.where(glycine, atom_mask[..., CA_ATOM], atom_mask[..., CB_ATOM])
     return positions.astype(np.float32), mask.astype(np.float32)

@@ -11,8 +11,8 @@ import grain
 import numpy as np
 
 from evotrain.config import CoevolutionConfig, Config, MsaDirConfig
-from evotrain.data import features
 from evotrain.data.coevolution import generate_family, shuffle_columns
+from evotrain.data.features import ExampleShape, example, example_shape
 from evotrain.data.msa_dir import MsaDir
 from evotrain.data.protein import Protein
 from evotrain.data.synthetic import gaussian_example
@@ -58,9 +58,9 @@ def open_source(config: Config) -> Source:
         case "synthetic":
             return SyntheticSource(config)
         case "coevolution":
-            return FamilySource(config.data, config.seed)
+            return FamilySource(config.data, example_shape(config), config.seed)
         case "msa_dir":
-            return ProteinSource(config.data, config.seed)
+            return ProteinSource(config.data, example_shape(config), config.seed)
     raise AssertionError(config.data.source)
 
 
@@ -91,25 +91,25 @@ class SyntheticSource:
 class FamilySource:
     """Generated families, a new one at every index."""
 
-    def __init__(self, config: CoevolutionConfig, seed: int):
-        self._config, self._seed = config, seed
+    def __init__(self, config: CoevolutionConfig, shape: ExampleShape, seed: int):
+        self._config, self._shape, self._seed = config, shape, seed
         self.held_out = config.eval_examples
         self.description = f"generated families, {config.msa_clusters} sequences of {config.crop} residues"
 
     def train(self, index: int) -> Example:
         family = generate_family((self._seed, TRAIN_FAMILIES), index, self._config)
-        return _example(family, "", self._config, (self._seed, TRAIN_FEATURES, index))
+        return _example(family, "", self._shape, (self._seed, TRAIN_FEATURES, index))
 
     def evaluate(self, index: int) -> HeldOut:
         family = generate_family((HELD_OUT_SEED, HELD_OUT_FAMILIES), index, self._config)
-        return _held_out(family, "", self._config, index)
+        return _held_out(family, "", self._shape, index)
 
 
 class ProteinSource:
     """Proteins of a directory, shuffled anew in every epoch."""
 
-    def __init__(self, config: MsaDirConfig, seed: int):
-        self._config, self._seed = config, seed
+    def __init__(self, config: MsaDirConfig, shape: ExampleShape, seed: int):
+        self._shape, self._seed = shape, seed
         self._proteins = MsaDir(config)
         for ids in (self._proteins.train_ids, self._proteins.held_out_ids):
             self._proteins.load(ids[0])  # if nothing can be read, say so before anything is compiled
@@ -120,31 +120,28 @@ class ProteinSource:
 
     def train(self, index: int) -> Example:
         protein, note = self._proteins.load(self._proteins.train_ids[self._order[index]])
-        return _example(protein, note, self._config, (self._seed, TRAIN_FEATURES, index))
+        return _example(protein, note, self._shape, (self._seed, TRAIN_FEATURES, index))
 
     def evaluate(self, index: int) -> HeldOut:
         protein, note = self._proteins.load(self._proteins.held_out_ids[index])
-        return _held_out(protein, note, self._config, index)
+        return _held_out(protein, note, self._shape, index)
 
 
-def _example(protein: Protein, note: str, config: CoevolutionConfig | MsaDirConfig, stream: tuple[int, ...]) -> Example:
-    example = features.example(
-        protein,
-        np.random.default_rng(stream),
-        crop=config.crop,
-        msa_clusters=config.msa_clusters,
-        mask_fraction=config.mask_fraction,
-    )
-    return example | _labels(protein.name, note)
+def _example(
+    protein: Protein, note: str, shape: ExampleShape, stream: tuple[int, ...], *, training: bool = True
+) -> Example:
+    features = example(protein, np.random.default_rng(stream), shape, training=training)
+    return features | _labels(protein.name, note)
 
 
 def _labels(name: str, note: str) -> Example:
     return {"name": np.asarray(name), "note": np.asarray(note), "substituted": np.float32(bool(note))}
 
 
-def _held_out(protein: Protein, note: str, config: CoevolutionConfig | MsaDirConfig, index: int) -> HeldOut:
+def _held_out(protein: Protein, note: str, shape: ExampleShape, index: int) -> HeldOut:
     stream = (HELD_OUT_SEED, HELD_OUT_FEATURES, index)
-    example = _example(protein, note, config, stream)
-    shuffled = shuffle_columns(protein, np.random.default_rng((HELD_OUT_SEED, COLUMN_SHUFFLES, index)))
-    crop = example["residue_index"][example["seq_mask"] > 0]  # residues are numbered from 0
-    return HeldOut(example, _example(shuffled, note, config, stream), protein.msa[:, crop])
+    plain = _example(protein, note, shape, stream, training=False)
+    rearranged = shuffle_columns(protein, np.random.default_rng((HELD_OUT_SEED, COLUMN_SHUFFLES, index)))
+    crop = plain["residue_index"][plain["seq_mask"] > 0]  # residues are numbered from 0
+    shuffled = _example(rearranged, note, shape, stream, training=False)
+    return HeldOut(plain, shuffled, protein.msa[:, crop])

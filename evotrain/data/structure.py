@@ -8,48 +8,20 @@ import gemmi
 import numpy as np
 
 from evotrain.data.alignment import encode, letters
-from evotrain.data.protein import NUM_ATOMS, UNKNOWN
+from evotrain.data.protein import NUM_ATOMS, RESIDUES, UNKNOWN
 from evotrain.errors import DataError
+from evotrain.residues import ATOM_INDEX, RESIDUE_ATOM14_NAMES
 
-# fmt: off
-ATOM37 = (
-    "N", "CA", "C", "CB", "O", "CG", "CG1", "CG2", "OG", "OG1", "SG", "CD", "CD1", "CD2", "ND1", "ND2", "OD1", "OD2",
-    "SD", "CE", "CE1", "CE2", "CE3", "NE", "NE1", "NE2", "OE1", "OE2", "CH2", "NH1", "NH2", "OH", "CZ", "CZ2", "CZ3",
-    "NZ", "OXT",
-)
-# fmt: on
-BACKBONE = "N CA C O OXT"
-SIDE_CHAIN = {
-    "A": "CB",
-    "R": "CB CG CD NE CZ NH1 NH2",
-    "N": "CB CG OD1 ND2",
-    "D": "CB CG OD1 OD2",
-    "C": "CB SG",
-    "Q": "CB CG CD OE1 NE2",
-    "E": "CB CG CD OE1 OE2",
-    "G": "",
-    "H": "CB CG ND1 CD2 CE1 NE2",
-    "I": "CB CG1 CG2 CD1",
-    "L": "CB CG CD1 CD2",
-    "K": "CB CG CD CE NZ",
-    "M": "CB CG SD CE",
-    "F": "CB CG CD1 CD2 CE1 CE2 CZ",
-    "P": "CB CG CD",
-    "S": "CB OG",
-    "T": "CB OG1 CG2",
-    "W": "CB CG CD1 CD2 NE1 CE2 CE3 CZ2 CZ3 CH2",
-    "Y": "CB CG CD1 CD2 CE1 CE2 CZ OH",
-    "V": "CB CG1 CG2",
-    "X": "CB",
+# Of a residue without a known side chain.
+_UNKNOWN_ATOMS = ("N", "CA", "C", "CB", "O")
+# Atom name → place in the 37 atoms for each residue; other names (hydrogens, modifications) are not in the parent.
+_SLOTS = {
+    letter: {name: ATOM_INDEX[name] for name in (*(names or _UNKNOWN_ATOMS), "OXT")}
+    for letter, names in zip(f"{RESIDUES}X", RESIDUE_ATOM14_NAMES, strict=True)
 }
 # Selenium takes the place of methionine's or cysteine's sulphur.
-_SELENIUM = {"M": "SD", "C": "SG"}
-# Atom name → position in ATOM37 for each residue; other names (hydrogens, modifications) are not in the parent residue.
-_SLOTS = {
-    letter: {name: ATOM37.index(name) for name in f"{BACKBONE} {names}".split()}
-    | ({"SE": ATOM37.index(_SELENIUM[letter])} if letter in _SELENIUM else {})
-    for letter, names in SIDE_CHAIN.items()
-}
+_SLOTS["M"]["SE"], _SLOTS["C"]["SE"] = ATOM_INDEX["SD"], ATOM_INDEX["SG"]
+_CD, _NH1, _NH2 = (ATOM_INDEX[name] for name in ("CD", "NH1", "NH2"))
 
 MIN_IDENTITY = 0.9
 # Neighbours along a chain have their Cα 2.9 Å (cis) or 3.8 Å (trans) apart: further means that residues are missing.
@@ -58,8 +30,10 @@ _MAX_CA_STEP = 4.5
 _GAP_OPEN = -3
 
 
-def read_chain(path: Path, chain: str | None, query: str) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of one chain along the query: positions float32 [N, 37, 3] in Å, mask float32 [N, 37].
+def read_chain(path: Path, chain: str | None, query: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Coordinates of one chain along the query: positions float32 [N, 37, 3] in Å, mask float32 [N, 37], resolution.
+
+    The last is that of the experiment in Å, 0 where the file names none (as for NMR and predictions).
 
     Reads the first model of an mmCIF or PDB file, plain or gzip. `chain` is the author's chain name, else the mmCIF
     label; None takes the only protein chain. Of alternative atoms and residues the one of highest occupancy counts;
@@ -72,9 +46,13 @@ def read_chain(path: Path, chain: str | None, query: str) -> tuple[np.ndarray, n
         observed = letters(encode("".join(_letter(residue) for residue in residues)))
         pairs = _align(query, observed, residues)
         _check_identity(path, query, observed, pairs, residues)
-        return _coordinates(len(query), observed, residues, pairs)
+        return *_coordinates(len(query), observed, residues, pairs), _resolution(structure)
     except UnicodeDecodeError as error:  # gemmi decodes a name when it is asked for
         raise DataError(f"{path}: holds a name that is no text ({error.reason}); copy the file again.") from None
+
+
+def _resolution(structure: gemmi.Structure) -> float:
+    return structure.resolution if 0 < structure.resolution < math.inf else 0.0
 
 
 def _coordinates(
@@ -93,7 +71,16 @@ def _coordinates(
                 occupancy[slot] = atom.occ
                 positions[row, slot] = x, y, z
                 mask[row, slot] = 1.0
+        if observed[column] == "R" and mask[row, [_CD, _NH1, _NH2]].all():
+            _name_arginine(positions[row])
     return positions, mask
+
+
+def _name_arginine(positions: np.ndarray) -> None:
+    """Gives the name NH1 to the nitrogen on Cδ's side, as the standard has it and many files have not; [37, 3]."""
+    near, far = (np.linalg.norm(positions[atom] - positions[_CD]) for atom in (_NH1, _NH2))
+    if near > far:
+        positions[[_NH1, _NH2]] = positions[[_NH2, _NH1]]
 
 
 def _read_structure(path: Path) -> gemmi.Structure:

@@ -1,13 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from evotrain.data import features
-from evotrain.data.protein import CA_ATOM, GAP, GLYCINE, MASK, Protein
+from evotrain.compose import compose
+from evotrain.data.features import ExampleShape, example, example_shape
+from evotrain.data.protein import CA_ATOM, GAP, GLYCINE, Protein, Templates
 
 ROWS, LENGTH = 60, 37
+SMALL = ExampleShape(crop=16, msa_clusters=8, mask_fraction=0.15)
+WHOLE = ExampleShape(crop=16, msa_clusters=8, extra_msa=20, templates=3, passes=2, structure=True, mask_fraction=0.15)
 
 
-def _protein(rows=ROWS, length=LENGTH, seed=0):
+def _protein(rows=ROWS, length=LENGTH, seed=0, templates=0):
     rng = np.random.default_rng(seed)
     msa = rng.integers(0, 22, (rows, length)).astype(np.uint8)
     msa[rng.random(msa.shape) < 0.2] = GAP
@@ -19,137 +24,211 @@ def _protein(rows=ROWS, length=LENGTH, seed=0):
         atom_positions=rng.standard_normal((length, 37, 3)).astype(np.float32),
         atom_mask=(rng.random((length, 37)) < 0.8).astype(np.float32),
         residue_index=np.arange(length, dtype=np.int32),
+        resolution=1.5,
+        templates=Templates(
+            aatype=rng.integers(0, 22, (templates, length)).astype(np.int32),
+            atom_positions=rng.standard_normal((templates, length, 37, 3)).astype(np.float32),
+            atom_mask=np.ones((templates, length, 37), np.float32),
+        )
+        if templates
+        else None,
     )
 
 
-def _example(protein, seed=0, crop=16, msa_clusters=8, mask_fraction=0.15):
-    rng = np.random.default_rng(seed)
-    return features.example(protein, rng, crop=crop, msa_clusters=msa_clusters, mask_fraction=mask_fraction)
+def _example(protein, seed=0, shape=SMALL, **changes):
+    return example(protein, np.random.default_rng(seed), replace(shape, **changes))
+
+
+def _alone(n):
+    return {
+        "aatype": ((n,), "int32"),
+        "residue_index": ((n,), "int32"),
+        "seq_mask": ((n,), "float32"),
+        "target_feat": ((n, 22), "float32"),
+        "pseudo_beta": ((n, 3), "float32"),
+        "pseudo_beta_mask": ((n,), "float32"),
+    }
+
+
+def _sampled(n, s, r):
+    return {
+        "msa_feat": ((r, s, n, 49), "float32"),
+        "msa_mask": ((r, s, n), "float32"),
+        "true_msa": ((r, s, n), "int32"),
+        "bert_mask": ((r, s, n), "float32"),
+    }
+
+
+def _whole(n, e, t, r):
+    extra = ("extra_has_deletion", "extra_deletion_value", "extra_msa_mask")
+    return {
+        "extra_msa": ((r, e, n), "int32"),
+        **dict.fromkeys(extra, ((r, e, n), "float32")),
+        "template_aatype": ((t, n), "int32"),
+        "template_mask": ((t,), "float32"),
+        "template_pseudo_beta": ((t, n, 3), "float32"),
+        "template_pseudo_beta_mask": ((t, n), "float32"),
+        "template_backbone_mask": ((t, n), "float32"),
+        "template_angle_feat": ((t, n, 57), "float32"),
+        "template_angle_mask": ((t, n), "float32"),
+        "all_atom_positions": ((n, 37, 3), "float32"),
+        "all_atom_mask": ((n, 37), "float32"),
+        "atom14_gt_positions": ((n, 14, 3), "float32"),
+        "atom14_gt_exists": ((n, 14), "float32"),
+        "atom14_alt_gt_positions": ((n, 14, 3), "float32"),
+        "atom14_alt_gt_exists": ((n, 14), "float32"),
+        "rigidgroups_gt_frames": ((n, 8, 12), "float32"),
+        "rigidgroups_alt_gt_frames": ((n, 8, 12), "float32"),
+        "rigidgroups_gt_exists": ((n, 8), "float32"),
+        "chi_angles": ((n, 4), "float32"),
+        "chi_mask": ((n, 4), "float32"),
+        "resolution": ((), "float32"),
+    }
+
+
+def _shapes(features):
+    return {name: (np.shape(x), x.dtype.name) for name, x in features.items()}
 
 
 @pytest.mark.parametrize(
     ("crop", "clusters", "rows"), [(16, 8, 60), (64, 8, 60), (16, 100, 60), (64, 100, 60), (37, 60, 60), (50, 4, 1)]
 )
 def test_shapes_do_not_depend_on_the_protein_and_padding_is_zero(crop, clusters, rows):
-    example = _example(_protein(rows), crop=crop, msa_clusters=clusters)
-    shapes = {name: (value.shape, value.dtype.name) for name, value in example.items()}
-    assert shapes == {
-        "aatype": ((crop,), "int32"),
-        "residue_index": ((crop,), "int32"),
-        "seq_mask": ((crop,), "float32"),
-        "target_feat": ((crop, 22), "float32"),
-        "msa_feat": ((clusters, crop, 49), "float32"),
-        "msa_mask": ((clusters, crop), "float32"),
-        "true_msa": ((clusters, crop), "int32"),
-        "bert_mask": ((clusters, crop), "float32"),
-        "pseudo_beta": ((crop, 3), "float32"),
-        "pseudo_beta_mask": ((crop,), "float32"),
-    }
+    features = _example(_protein(rows), crop=crop, msa_clusters=clusters)
+    sampled = _sampled(crop, clusters, 1)
+    assert _shapes(features) == _alone(crop) | sampled
     residues, depth = min(crop, LENGTH), min(clusters, rows)
-    assert example["seq_mask"].sum() == residues
-    assert example["msa_mask"].sum() == residues * depth
-    for name, value in example.items():
-        if value.shape[:2] == (clusters, crop):
-            assert not value[depth:].any(), name
-            assert not value[:, residues:].any(), name
+    assert features["seq_mask"].sum() == residues
+    assert features["msa_mask"].sum() == residues * depth
+    for name, value in features.items():
+        if name in sampled:
+            assert not value[:, depth:].any(), name
+            assert not value[:, :, residues:].any(), name
         else:
             assert not value[residues:].any(), name
 
 
+@pytest.mark.parametrize(("crop", "rows", "templates"), [(16, 60, 9), (64, 60, 2), (50, 12, 0), (50, 3, 1)])
+def test_the_whole_networks_features_are_padded_too(crop, rows, templates):
+    shape = replace(WHOLE, crop=crop)
+    protein = _protein(rows, templates=templates)
+    features = example(protein, np.random.default_rng(0), shape, training=False)
+    sampled = _sampled(crop, 8, 2)
+    whole = _whole(crop, 20, 3, 2)
+    assert _shapes(features) == _alone(crop) | sampled | whole
+    residues, extra = min(crop, LENGTH), min(max(rows - 8, 0), 20)
+    assert features["extra_msa_mask"].sum() == 2 * extra * residues
+    assert features["template_mask"].tolist() == [1.0] * min(templates, 3) + [0.0] * (3 - min(templates, 3))
+    assert features["resolution"] == 1.5
+    for name, value in features.items():
+        if name.startswith("extra_"):
+            assert not value[:, extra:].any(), name
+        if name.startswith("template_"):
+            assert not value[templates:].any(), name
+        if name not in ("resolution", "template_mask"):
+            place = [size == crop for size in value.shape].index(True)
+            assert not np.moveaxis(value, place, 0)[residues:].any(), name
+
+
+def test_a_configuration_says_what_its_examples_hold():
+    config = compose(["data.crop=24", "data.msa_clusters=8"])
+    assert example_shape(config) == ExampleShape(crop=24, msa_clusters=8, mask_fraction=config.data.mask_fraction)
+    model = replace(config.model, recycles=3, structure=replace(config.model.structure, layers=2))
+    data = replace(config.data, extra_msa=32, templates=2)
+    assert example_shape(replace(config, model=model, data=data)) == ExampleShape(
+        crop=24,
+        msa_clusters=8,
+        extra_msa=32,
+        templates=2,
+        passes=4,
+        structure=True,
+        mask_fraction=config.data.mask_fraction,
+    )
+
+
 def test_same_generator_state_same_example():
-    protein = _protein()
-    first, again, other = _example(protein, 1), _example(protein, 1), _example(protein, 2)
+    protein = _protein(templates=5)
+    first, again, other = (_example(protein, seed, WHOLE) for seed in (1, 1, 2))
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
     assert (first["msa_feat"] != other["msa_feat"]).any()
 
 
-def test_the_crop_cuts_everything_alike_and_starts_anywhere():
+def test_every_pass_samples_the_alignment_anew_and_the_first_as_if_alone():
     protein = _protein()
+    alone, several = _example(protein), _example(protein, passes=3)
+    for name in _sampled(0, 0, 0):
+        np.testing.assert_array_equal(several[name][:1], alone[name])
+    for name in ("true_msa", "bert_mask"):
+        assert len({x.tobytes() for x in several[name]}) == 3
+    np.testing.assert_array_equal(several["true_msa"][:, 0], [alone["aatype"]] * 3)
+
+
+def test_what_else_an_example_holds_does_not_change_the_draws_of_the_msa():
+    protein = _protein(templates=5)
+    plain, whole = _example(protein, passes=2), _example(protein, shape=WHOLE)
+    for name, value in plain.items():
+        np.testing.assert_array_equal(whole[name], value, err_msg=name)
+
+
+def test_the_crop_cuts_everything_alike_and_starts_anywhere():
+    protein = _protein(templates=2)
     starts = {int(_example(protein, seed)["residue_index"][0]) for seed in range(400)}
     assert starts == set(range(LENGTH - 16 + 1))
-    example = _example(protein, seed=1)
-    start = example["residue_index"][0]
+    rng = np.random.default_rng(1)
+    features = example(protein, rng, WHOLE, training=False)
+    start = features["residue_index"][0]
     assert start > 0
     window = slice(start, start + 16)
-    np.testing.assert_array_equal(example["residue_index"], np.arange(start, start + 16))
-    np.testing.assert_array_equal(example["aatype"], protein.msa[0, window])
-    np.testing.assert_array_equal(example["target_feat"][:, 1:].argmax(-1), protein.msa[0, window])
-    assert not example["target_feat"][:, 0].any()
-    glycine = example["aatype"] == GLYCINE
-    np.testing.assert_array_equal(example["pseudo_beta_mask"][glycine], protein.atom_mask[window][glycine, CA_ATOM])
-    np.testing.assert_array_equal(example["pseudo_beta"][~glycine], protein.atom_positions[window][~glycine, 3])
+    np.testing.assert_array_equal(features["residue_index"], np.arange(start, start + 16))
+    np.testing.assert_array_equal(features["aatype"], protein.msa[0, window])
+    np.testing.assert_array_equal(features["target_feat"][:, 1:].argmax(-1), protein.msa[0, window])
+    assert not features["target_feat"][:, 0].any()
+    glycine = features["aatype"] == GLYCINE
+    np.testing.assert_array_equal(features["pseudo_beta_mask"][glycine], protein.atom_mask[window][glycine, CA_ATOM])
+    np.testing.assert_array_equal(features["pseudo_beta"][~glycine], protein.atom_positions[window][~glycine, 3])
+    np.testing.assert_array_equal(features["all_atom_positions"], protein.atom_positions[window])
+    np.testing.assert_array_equal(features["template_aatype"][:2], protein.templates.aatype[:, window])
 
 
-def test_the_query_stays_first_and_the_rows_partition():
-    rows, others = features.split_rows(np.random.default_rng(0).permutation(59), 8)
-    assert rows[0] == 0
-    assert len(rows) == 8
-    assert sorted([*rows, *others]) == list(range(60))
+def test_the_query_stays_first():
     protein = _protein()
     for seed in range(5):
-        example = _example(protein, seed)
-        np.testing.assert_array_equal(example["true_msa"][0], protein.msa[0, example["residue_index"]])
+        features = _example(protein, seed)
+        np.testing.assert_array_equal(features["true_msa"][0, 0], protein.msa[0, features["residue_index"]])
+
+
+def test_cluster_centres_and_extra_rows_share_no_row():
+    protein = _protein(rows=30)
+    msa = np.tile(np.arange(30, dtype=np.uint8)[:, None] % 20, (1, LENGTH))
+    msa[:, 0] = np.arange(30) // 20  # two columns tell the rows apart
+    features = _example(replace(protein, msa=msa), crop=LENGTH, extra_msa=40, passes=3)
+    for centres, extra in zip(features["true_msa"], features["extra_msa"][:, :22], strict=True):
+        rows = np.concatenate([centres, extra])
+        assert sorted(map(tuple, rows[:, :2].tolist())) == sorted(map(tuple, msa[:, :2].tolist()))
 
 
 def test_nothing_hidden_leaves_the_msa_as_it_is():
-    example = _example(_protein(), mask_fraction=0.0)
-    np.testing.assert_array_equal(example["msa_feat"][..., :23].argmax(-1), example["true_msa"])
-    assert not example["bert_mask"].any()
+    features = _example(_protein(), mask_fraction=0.0)
+    np.testing.assert_array_equal(features["msa_feat"][..., :23].argmax(-1), features["true_msa"])
+    assert not features["bert_mask"].any()
 
 
-def test_masking_has_alphafolds_proportions():
-    rng = np.random.default_rng(0)
-    msa = np.full((400, 500), 3)
-    profile = np.zeros((500, 22), np.float32)
-    profile[:, 7] = 1
-    hidden = rng.random(msa.shape) < 0.15
-    shown = features.mask_msa(msa, profile, hidden, rng.random(msa.shape))
-    np.testing.assert_array_equal(shown[~hidden], 3)
-    share = np.bincount(shown[hidden], minlength=23) / hidden.sum()
-    expected = np.zeros(23)
-    expected[:20] = 0.1 / 20
-    expected[7] += 0.1
-    expected[3] += 0.1
-    expected[MASK] = 0.7
-    np.testing.assert_allclose(share, expected, atol=0.01)
+def test_no_more_templates_are_shown_than_asked_for_and_in_training_their_number_varies():
+    protein = _protein(templates=6)
+    shown = [int(_example(protein, seed, WHOLE)["template_mask"].sum()) for seed in range(60)]
+    assert set(shown) == {0, 1, 2, 3}
+    best = example(protein, np.random.default_rng(0), replace(WHOLE, crop=LENGTH), training=False)
+    np.testing.assert_array_equal(best["template_aatype"], protein.templates.aatype[:3])
 
 
-def test_clusters_equal_a_row_by_row_count():
-    protein = _protein(rows=30)
-    rng = np.random.default_rng(1)
-    msa = np.where(rng.random((6, LENGTH)) < 0.1, MASK, protein.msa[:6])
-    extra, deletions = protein.msa[6:], protein.deletions
-    assignment = features.assign_clusters(msa, extra)
-    for row, cluster in zip(extra, assignment, strict=True):
-        agreement = [sum(a == b and a < GAP for a, b in zip(row, centre, strict=True)) for centre in msa]
-        assert cluster == int(np.argmax(agreement))
-    profile, mean = features.summarize_clusters(msa, deletions[:6], extra, deletions[6:], assignment)
-    for cluster in range(6):
-        members = np.concatenate([msa[cluster : cluster + 1], extra[assignment == cluster]])
-        counts = np.concatenate([deletions[cluster : cluster + 1], deletions[6:][assignment == cluster]])
-        np.testing.assert_allclose(profile[cluster], np.eye(23)[members].mean(0), atol=2e-6)
-        np.testing.assert_allclose(mean[cluster], counts.mean(0), rtol=2e-6)
-
-
-def test_channels_of_msa_feat():
-    msa = np.array([[3, MASK]])
-    deletions = np.array([[0, 3]])
-    profile = np.full((1, 2, 23), 0.25, np.float32)
-    feat = features.msa_feat(msa, deletions, profile, np.array([[3.0, 0.0]], np.float32))
-    np.testing.assert_array_equal(feat[..., :23], np.eye(23)[msa])
-    np.testing.assert_array_equal(feat[..., 23], [[0, 1]])
-    np.testing.assert_allclose(feat[..., 24], [[0, 0.5]])
-    np.testing.assert_array_equal(feat[..., 25:48], profile)
-    np.testing.assert_allclose(feat[..., 48], [[0.5, 0]])
-
-
-def _reference_features(monkeypatch, protein, order, hidden, draws, clusters):
+def _reference_features(monkeypatch, protein, order, hidden, draws, clusters, extra):
     """What AlphaFold's own transforms make of the protein with our random draws put in the place of theirs."""
     transforms = pytest.importorskip("alphafold.model.tf.data_transforms")
     jax = pytest.importorskip("jax")
     config = pytest.importorskip("alphafold.model.config").CONFIG.data.common.masked_msa
-    monkeypatch.setattr(transforms.tf, "random_shuffle", lambda rows: rows[order])
+    shuffles = iter((order, slice(None)))  # our extra rows are in random order already
+    monkeypatch.setattr(transforms.tf, "random_shuffle", lambda rows: rows[next(shuffles)])
     monkeypatch.setattr(transforms.tf.random, "uniform", lambda shape: np.where(hidden, 0.0, 1.0))
 
     def categorical(probabilities, epsilon=1e-10):
@@ -169,37 +248,47 @@ def _reference_features(monkeypatch, protein, order, hidden, draws, clusters):
         batch = transforms.make_masked_msa(config, 0.15)(batch)
         batch = transforms.nearest_neighbor_clusters()(batch)
         batch = transforms.summarize_clusters()(batch)
+        batch = transforms.crop_extra_msa(extra)(batch)
         return transforms.make_msa_feat()(batch)
 
 
-@pytest.mark.parametrize(("rows", "clusters"), [(60, 8), (60, 59), (6, 8)])
-def test_equals_alphafolds_transforms_with_the_same_draws(monkeypatch, rows, clusters):
+class _Recorded:
+    """A generator that makes given draws in the order in which `example` asks for them."""
+
+    def __init__(self, passes):
+        self._orders = iter([order for order, _, _ in passes])
+        self._uniform = iter([x for _, hidden, draws in passes for x in (np.where(hidden, 0.0, 1.0), draws)])
+
+    def integers(self, count):
+        assert count == 1  # the crop takes the whole protein
+        return 0
+
+    def permutation(self, count):
+        order = next(self._orders)
+        assert count == len(order)
+        return order
+
+    def random(self, shape):
+        draws = next(self._uniform)
+        assert shape == draws.shape
+        return draws
+
+
+@pytest.mark.parametrize(("rows", "clusters", "extra"), [(60, 8, 30), (60, 59, 4), (6, 8, 5), (30, 5, 40)])
+def test_equals_alphafolds_transforms_with_the_same_draws(monkeypatch, rows, clusters, extra):
     protein = _protein(rows, seed=rows)
     rng = np.random.default_rng(4)
-    order = rng.permutation(rows - 1)
     shape = (min(rows, clusters), LENGTH)
-    hidden, draws = rng.random(shape) < 0.15, rng.random(shape)
-
-    class Recorded:
-        """A generator that makes these draws in the order in which `example` asks for them."""
-
-        uniform = iter((np.where(hidden, 0.0, 1.0), draws))
-
-        def integers(self, count):
-            assert count == 1  # the crop takes the whole protein
-            return 0
-
-        def permutation(self, count):
-            assert count == len(order)
-            return order
-
-        def random(self, shape):
-            return next(self.uniform)
-
-    ours = features.example(protein, Recorded(), crop=LENGTH, msa_clusters=shape[0], mask_fraction=0.15)
-    theirs = _reference_features(monkeypatch, protein, order, hidden, draws, clusters)
-    assert (theirs["msa"] != theirs["true_msa"]).any()
-    np.testing.assert_array_equal(ours["true_msa"], theirs["true_msa"])
-    np.testing.assert_array_equal(ours["bert_mask"], theirs["bert_mask"])
-    np.testing.assert_array_equal(ours["target_feat"], theirs["target_feat"])
-    np.testing.assert_array_equal(ours["msa_feat"], theirs["msa_feat"])
+    passes = [(rng.permutation(rows - 1), rng.random(shape) < 0.15, rng.random(shape)) for _ in range(2)]
+    sizes = {"crop": LENGTH, "msa_clusters": shape[0], "extra_msa": extra, "passes": 2}
+    ours = example(protein, _Recorded(passes), replace(SMALL, **sizes))
+    for i, (order, hidden, draws) in enumerate(passes):
+        theirs = _reference_features(monkeypatch, protein, order, hidden, draws, clusters, extra)
+        assert (theirs["msa"] != theirs["true_msa"]).any()
+        np.testing.assert_array_equal(ours["target_feat"], theirs["target_feat"])
+        for name in ("true_msa", "bert_mask", "msa_feat"):
+            np.testing.assert_array_equal(ours[name][i], theirs[name], err_msg=name)
+        depth = len(theirs["extra_msa"])
+        assert depth == min(extra, rows - shape[0])
+        for name in ("extra_msa", "extra_has_deletion", "extra_deletion_value", "extra_msa_mask"):
+            np.testing.assert_array_equal(ours[name][i, :depth], theirs[name], err_msg=name)

@@ -66,6 +66,37 @@ def test_reads_what_is_there(tmp_path):
     np.testing.assert_array_equal(protein.residue_index, np.arange(10))
 
 
+def _templates(count, length=10):
+    return {
+        "template_aatype": np.zeros((count, length), np.int32),
+        "template_all_atom_positions": np.ones((count, length, 37, 3), np.float32),
+        "template_all_atom_masks": np.ones((count, length, 37), np.float32),
+    }
+
+
+def test_templates_are_read_where_there_are_any(tmp_path):
+    _add(tmp_path, *"abcdef")
+    np.savez(tmp_path / "a" / "templates.npz", **_templates(3))
+    data = _open(tmp_path)
+    protein = data.read("a")
+    assert protein.templates.atom_positions.shape == (3, 10, 37, 3)
+    assert data.read("b").templates is None
+    assert _size(protein) > _size(data.read("b")) + protein.templates.atom_positions.nbytes
+    with pytest.raises(ValueError, match="read-only"):
+        protein.templates.aatype[0, 0] = 1
+
+
+def test_a_protein_with_broken_templates_is_replaced(tmp_path):
+    _add(tmp_path, *"abcdef")
+    np.savez(tmp_path / "a" / "templates.npz", **_templates(3, length=9))
+    path = tmp_path / "a" / "templates.npz"
+    protein, failure = _open(tmp_path).load("a")
+    assert protein.name != "a"
+    assert (
+        failure == f"a: {path}: template_aatype has the shape [3, 9], expected [3, 10] or [3, 10, 22], for 10 residues."
+    )
+
+
 def test_a_relative_root_is_relative_to_the_current_directory(tmp_path, monkeypatch):
     _add(tmp_path, *"abcdef")
     monkeypatch.chdir(tmp_path.parent)
@@ -227,3 +258,4 @@ def test_every_real_protein_is_read(folder):
         observed = protein.atom_mask[:, CA_ATOM].mean()
         assert observed == pytest.approx(float(index[name].get("coverage", 1)), abs=1e-3), name
         assert np.isfinite(protein.atom_positions).all()
+        assert protein.resolution in (0.0, float(index[name].get("resolution") or 0)), name

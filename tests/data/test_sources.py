@@ -1,6 +1,7 @@
 """Examples by index: pure functions, apart from the held-out ones, and all proteins in another order each epoch."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,28 @@ def test_examples_have_fixed_shapes(name):
 
 
 @pytest.mark.parametrize("name", ["coevolution", "msa_dir"])
+def test_examples_hold_what_the_model_eats(name):
+    """Also where only Cα and Cβ are known, and no experiment has a resolution."""
+    config = compose([*SOURCES[name], "data.crop=24", "data.msa_clusters=8"])
+    model = replace(config.model, recycles=1, structure=replace(config.model.structure, layers=2))
+    found = open_source(replace(config, model=model, data=replace(config.data, extra_msa=16, templates=2)))
+    for features in (found.train(0), found.evaluate(0).example, found.evaluate(0).shuffled):
+        assert features["msa_feat"].shape == (2, 8, 24, 49)
+        assert features["extra_msa"].shape == (2, 16, 24)
+        assert features["template_angle_feat"].shape == (2, 24, 57)
+        assert not features["template_mask"].any()
+        assert features["all_atom_mask"].sum() > 24
+        assert not features["rigidgroups_gt_exists"].any()
+        assert features["resolution"] == 0
+        assert all(np.isfinite(x).all() for key, x in features.items() if key not in HOST_KEYS)
+
+
+@pytest.mark.parametrize("name", ["coevolution", "msa_dir"])
 def test_shuffled_columns_keep_the_query_and_the_compositions(name):
     """The alignment has no more rows than the example, so that both hold all of it."""
     held_out = source(name, "data.msa_clusters=64").evaluate(0)
-    plain, shuffled = held_out.example["true_msa"], held_out.shuffled["true_msa"]
-    rows = int(held_out.example["msa_mask"][:, 0].sum())
+    (plain,), (shuffled,) = held_out.example["true_msa"], held_out.shuffled["true_msa"]
+    rows = int(held_out.example["msa_mask"][0, :, 0].sum())
     assert rows == len(held_out.msa)
     np.testing.assert_array_equal(plain[0], shuffled[0])
     assert (plain != shuffled).any()
@@ -81,7 +99,7 @@ def test_the_alignment_for_the_baseline_is_that_of_the_crop():
     held_out = source("msa_dir", "data.msa_clusters=64").evaluate(0)
     rows = len(held_out.msa)
     assert held_out.msa.shape[1] == 24
-    plain = sorted(held_out.example["true_msa"][:rows].tolist())
+    plain = sorted(held_out.example["true_msa"][0, :rows].tolist())
     assert plain == sorted(held_out.msa.tolist())
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evotrain.data.structure import ATOM37, SIDE_CHAIN, read_chain
+from evotrain.data.structure import read_chain
 from evotrain.errors import DataError
+from evotrain.residues import ATOM_INDEX
 
 ODD = Path(__file__).parents[2].parent / "shared/realdata/odd/structures"
 NAMES = "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL"
@@ -43,36 +44,56 @@ def _write(tmp_path, text, name="structure.pdb"):
 
 
 def _ca(positions):
-    return positions[:, ATOM37.index("CA"), 0] / 3.8
+    return positions[:, ATOM_INDEX["CA"], 0] / 3.8
 
 
 @pytest.mark.parametrize("name", ["structure.pdb", "structure.pdb.gz"])
 def test_atoms_of_a_file_without_header_elements_and_serials(tmp_path, name):
     path = _write(tmp_path, "FoldX generated pdb file\n\nRepairPDB\n" + _chain(SEQUENCE), name)
-    positions, mask = read_chain(path, None, SEQUENCE)
+    positions, mask, _ = read_chain(path, None, SEQUENCE)
     assert positions.dtype == mask.dtype == np.float32
     assert positions.shape == (10, 37, 3)
     assert mask.shape == (10, 37)
     np.testing.assert_allclose(_ca(positions), np.arange(10), atol=1e-3)
-    np.testing.assert_allclose(positions[2, ATOM37.index("CB")], [7.6, -1, 1], atol=1e-3)
+    np.testing.assert_allclose(positions[2, ATOM_INDEX["CB"]], [7.6, -1, 1], atol=1e-3)
     np.testing.assert_array_equal(mask.sum(1), [5, 5, 5, 5, 5, 5, 5, 5, 4, 4])
     assert not positions[mask == 0].any()
 
 
-def test_the_atom_order_is_alphafolds():
-    constants = pytest.importorskip("alphafold.common.residue_constants")
-    assert list(ATOM37) == constants.atom_types
-    for letter, names in SIDE_CHAIN.items():
-        if letter != "X":
-            atoms = set(constants.residue_atoms[constants.restype_1to3[letter]])
-            assert {"N", "CA", "C", "O", *names.split()} == atoms
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_nitrogens_of_arginine_are_named_by_the_standard(tmp_path, swapped):
+    """NH1 is on Cδ's side, whatever the file says."""
+    near, far = ("NH2", "NH1") if swapped else ("NH1", "NH2")
+    text = _chain(SEQUENCE[:3]) + _residue("R", 4, 3)
+    text += "".join(_atom(name, "ARG", 4, (x, 5, 0)) for name, x in (("CD", 0), (near, 2.8), (far, 3.6)))
+    positions, mask, _ = read_chain(_write(tmp_path, text + _chain(SEQUENCE[4:], first=5)), "A", "MKLRVESTGG")
+    assert positions[3, [ATOM_INDEX["NH1"], ATOM_INDEX["NH2"]], 0].tolist() == pytest.approx([2.8, 3.6])
+    assert mask[3].sum() == 8
+
+
+@pytest.mark.parametrize(("name", "expected"), [("pdb", 1.84), ("cif", 2.5), ("unknown", 0.0), ("odd", 0.0)])
+def test_resolution(tmp_path, name, expected):
+    header = "REMARK   2\nREMARK   2 RESOLUTION.    1.84 ANGSTROMS.\n"
+    refined = _mmcif(("A", "A", SEQUENCE)).replace(
+        "loop_", "_refine.pdbx_refine_id X\n_refine.ls_d_res_high 2.5\nloop_", 1
+    )
+    files = {
+        "pdb": ("a.pdb", header + _chain(SEQUENCE)),
+        "cif": ("a.cif", refined),
+        "unknown": ("b.pdb", _chain(SEQUENCE)),
+        "odd": ("b.cif", refined.replace(" 2.5\n", " -1\n")),
+    }
+    file, text = files[name]
+    resolution = read_chain(_write(tmp_path, text, file), "A", SEQUENCE)[2]
+    assert resolution == pytest.approx(expected)
+    assert type(resolution) is float
 
 
 def test_the_alternative_of_highest_occupancy_counts(tmp_path):
     text = _chain(SEQUENCE) + _atom("SD", "MET", 1, (1, 2, 3), altloc="A", occupancy=0.3)
     text += _atom("SD", "MET", 1, (4, 5, 6), altloc="B", occupancy=0.7)
-    positions, mask = read_chain(_write(tmp_path, _sorted(text)), "A", SEQUENCE)
-    np.testing.assert_allclose(positions[0, ATOM37.index("SD")], [4, 5, 6])
+    positions, mask, _ = read_chain(_write(tmp_path, _sorted(text)), "A", SEQUENCE)
+    np.testing.assert_allclose(positions[0, ATOM_INDEX["SD"]], [4, 5, 6])
     assert mask[0].sum() == 6
 
 
@@ -88,19 +109,19 @@ def test_of_two_residue_types_at_one_position_the_more_occupied_counts(tmp_path,
         _atom(name, "PRO", 11, (38, i, 0), altloc="B", occupancy=1 - share) for i, name in enumerate(("N", "CA", "CD"))
     ]
     path = _write(tmp_path, _chain(SEQUENCE) + "".join(ser + pro))
-    _, mask = read_chain(path, "A", SEQUENCE + {"SER": "S", "PRO": "P"}[expected])
-    assert mask[10, ATOM37.index("OG")] == (expected == "SER")
-    assert mask[10, ATOM37.index("CD")] == (expected == "PRO")
+    _, mask, _ = read_chain(path, "A", SEQUENCE + {"SER": "S", "PRO": "P"}[expected])
+    assert mask[10, ATOM_INDEX["OG"]] == (expected == "SER")
+    assert mask[10, ATOM_INDEX["CD"]] == (expected == "PRO")
 
 
 def test_modified_residues_count_as_their_parents(tmp_path):
     text = _chain("KLAV", first=2)
     mse = "".join(_atom(name, "MSE", 1, (-3.8, i, 0), hetero=True) for i, name in enumerate(("N", "CA", "C", "SE")))
     mly = "".join(_atom(name, "MLY", 6, (15.2, i, 0), hetero=True) for i, name in enumerate(("N", "CA", "C", "CH2")))
-    positions, mask = read_chain(_write(tmp_path, mse + text + mly), "A", "MKLAVK")
-    np.testing.assert_allclose(positions[0, ATOM37.index("SD")], [-3.8, 3, 0], atol=1e-3)
+    positions, mask, _ = read_chain(_write(tmp_path, mse + text + mly), "A", "MKLAVK")
+    np.testing.assert_allclose(positions[0, ATOM_INDEX["SD"]], [-3.8, 3, 0], atol=1e-3)
     assert mask[5].sum() == 3
-    assert not mask[5, ATOM37.index("CH2")]  # a methyl of MLY, not tryptophan's CH2
+    assert not mask[5, ATOM_INDEX["CH2"]]  # a methyl of MLY, not tryptophan's CH2
 
 
 def test_water_ligands_other_models_and_nucleic_chains_are_left_out(tmp_path):
@@ -109,7 +130,7 @@ def test_water_ligands_other_models_and_nucleic_chains_are_left_out(tmp_path):
     model = _chain(SEQUENCE) + "TER\n" + dna + "TER\n" + other
     shifted = _chain("G" + SEQUENCE)
     path = _write(tmp_path, f"MODEL        1\n{model}ENDMDL\nMODEL        2\n{shifted}ENDMDL\n")
-    positions, mask = read_chain(path, None, SEQUENCE)
+    positions, mask, _ = read_chain(path, None, SEQUENCE)
     np.testing.assert_allclose(_ca(positions), np.arange(10), atol=1e-3)
     assert mask.sum() == 48
 
@@ -119,14 +140,14 @@ def test_unobserved_residues_are_found_where_the_chain_is_broken(tmp_path):
     query = "MKLAGGGGGGVESTD"
     present = [0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13]
     text = "".join(_residue(query[i], 100 + row, i) for row, i in enumerate(present))
-    positions, mask = read_chain(_write(tmp_path, text), "A", query)
+    positions, mask, _ = read_chain(_write(tmp_path, text), "A", query)
     np.testing.assert_array_equal(np.flatnonzero(mask.any(1)), present)
     np.testing.assert_allclose(_ca(positions)[present], present, atol=1e-3)
 
 
 def test_residues_beyond_the_query_are_dropped_and_missing_ends_masked(tmp_path):
     path = _write(tmp_path, _chain("HHHH" + SEQUENCE))
-    positions, mask = read_chain(path, "A", SEQUENCE + "WWW")
+    positions, mask, _ = read_chain(path, "A", SEQUENCE + "WWW")
     np.testing.assert_allclose(_ca(positions)[:10], np.arange(4, 14), atol=1e-3)
     np.testing.assert_array_equal(mask.any(1), [True] * 10 + [False] * 3)
 
@@ -157,8 +178,8 @@ def test_mmcif_by_author_name_then_by_label(tmp_path):
 def test_an_atom_without_coordinates_is_not_observed(tmp_path):
     text = _mmcif(("A", "A", SEQUENCE))
     assert text.count(" 11.4 0 ") == 1
-    positions, mask = read_chain(_write(tmp_path, text.replace(" 11.4 0 ", " ? 0 "), "structure.cif"), "A", SEQUENCE)
-    assert not mask[3, ATOM37.index("CA")]
+    positions, mask, _ = read_chain(_write(tmp_path, text.replace(" 11.4 0 ", " ? 0 "), "structure.cif"), "A", SEQUENCE)
+    assert not mask[3, ATOM_INDEX["CA"]]
     assert mask.sum() == 29
     assert np.isfinite(positions).all()
 
@@ -239,7 +260,7 @@ def test_no_such_file(tmp_path):
     ],
 )
 def test_specimens_that_break_naive_readers(name, chain, query):
-    _, mask = read_chain(ODD / name, chain, query)
-    assert mask[:, ATOM37.index("CA")].all()
+    _, mask, _ = read_chain(ODD / name, chain, query)
+    assert mask[:, ATOM_INDEX["CA"]].all()
     sulphur = [i for i, letter in enumerate(query) if letter == "M"]
-    assert mask[sulphur, ATOM37.index("SD")].all()
+    assert mask[sulphur, ATOM_INDEX["SD"]].all()
