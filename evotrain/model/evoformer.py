@@ -1,27 +1,19 @@
 """The Evoformer block and stack.
 
-Dimensions: S sequences, N residues (rows I and columns J of a pair), C channels, L blocks.
+Dimensions: S sequences, N residues (rows I and columns J of a pair), C channels.
 """
-
-from typing import Any
 
 import jax
 from flax import nnx
-from jax import lax
 
 from evotrain.config import ModelConfig
 from evotrain.model.attention import MSAColumnAttention, MSARowAttentionWithPairBias
 from evotrain.model.layers import Policy, dropout_mask
 from evotrain.model.outer_product import OuterProductMean
+from evotrain.model.stack import Stack
 from evotrain.model.transition import Transition
 from evotrain.model.triangle import TriangleAttention, TriangleMultiplication
-from evotrain.parallel import fsdp
 from evotrain.parallel.context import shard, switch
-
-REMAT_POLICIES = {
-    "block": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class EvoformerBlock(nnx.Module):
@@ -30,11 +22,13 @@ class EvoformerBlock(nnx.Module):
     m [S, N, c_m] sharded along S and z [N, N, c_z] sharded along rows, whole masks [S, N] and [N, N] -> m, z.
     """
 
+    column_attention_class: type[nnx.Module] = MSAColumnAttention
+
     def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
         built = {"policy": policy, "rngs": rngs}
         self.msa_dropout, self.pair_dropout = config.msa_dropout, config.pair_dropout
         self.row_attention = MSARowAttentionWithPairBias(config, **built)
-        self.column_attention = MSAColumnAttention(config, **built)
+        self.column_attention = self.column_attention_class(config, **built)
         self.msa_transition = Transition(config.c_m, config.transition_factor, **built)
         self.outer_product_mean = OuterProductMean(config, **built)
         self.triangle_outgoing = TriangleMultiplication(config, outgoing=True, **built)
@@ -78,37 +72,13 @@ class EvoformerBlock(nnx.Module):
         return m, z
 
 
-class EvoformerStack(nnx.Module):
-    """The blocks one after another (AlphaFold 2, Suppl. Alg. 6), arguments as for a block.
-
-    They run under one scan, so that 48 blocks compile as fast as two. A block's parameters are gathered inside the
-    scan, and `model.remat` says what is kept for the backward pass.
-    """
+class EvoformerStack(Stack):
+    """The blocks one after another (AlphaFold 2, Suppl. Alg. 6), arguments as for a block."""
 
     def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
-        self.config, self.policy = config, policy
-
-        @nnx.split_rngs(splits=config.blocks)
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def stacked(rngs: nnx.Rngs) -> EvoformerBlock:
-            return EvoformerBlock(config, policy=policy, rngs=rngs)
-
-        self.blocks = stacked(rngs)
+        super().__init__(EvoformerBlock, config, config.blocks, policy=policy, rngs=rngs)
 
     def __call__(
         self, m: jax.Array, z: jax.Array, msa_mask: jax.Array, pair_mask: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        # One block's structure and whole shapes; the stacked parameters may be a device's part of them.
-        one = nnx.eval_shape(lambda: EvoformerBlock(self.config, policy=self.policy, rngs=nnx.Rngs(0)))
-        graphdef, whole = nnx.split(one, nnx.Param)
-
-        def body(carry: tuple[jax.Array, jax.Array], layer: tuple[Any, jax.Array | None]) -> tuple[Any, None]:
-            params, key = layer
-            block = nnx.merge(graphdef, fsdp.gather(params, whole))
-            return block(*carry, msa_mask, pair_mask, key), None
-
-        if self.config.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
-        keys = None if key is None else jax.random.split(key, self.config.blocks)
-        (m, z), _ = lax.scan(body, (m, z), (nnx.state(self.blocks, nnx.Param), keys))
-        return m, z
+        return self.scan((m, z), (msa_mask, pair_mask), key)

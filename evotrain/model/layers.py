@@ -112,10 +112,11 @@ def initial_weights(
         case "gate" | "final":
             return jnp.zeros(shape, jnp.float32)
         case "qkv":
-            # Glorot uniform with the fans of a three-dimensional (c, heads, channels) weight: c counts as a receptive
-            # field, which makes the limit several times smaller than that of the same matrix in two dimensions.
-            (channels,), (heads, head_channels) = inputs, outputs
-            limit = math.sqrt(3.0 / (channels * (heads + head_channels) / 2))
+            # Glorot uniform with the fans of the last two dimensions: c of a three-dimensional weight (c, heads,
+            # channels) counts as a receptive field, which makes the limit several times smaller than that of the same
+            # matrix in two dimensions.
+            *field, rows, columns = shape
+            limit = math.sqrt(3.0 / (math.prod(field) * (rows + columns) / 2))
             return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
     raise AssertionError(kind)
 

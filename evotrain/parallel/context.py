@@ -5,10 +5,14 @@ other devices hold; each does nothing where the context axis has size 1 or where
 sharded along one dimension at a time, and its first dimension unless a comment says otherwise.
 """
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from evotrain.parallel.mesh import CONTEXT
+from evotrain.parallel.mesh import BATCH_AXES, CONTEXT, differing_axes, vary, varying_axes
 
 
 def size() -> int:
@@ -39,3 +43,29 @@ def shard(x: jax.Array, dim: int) -> jax.Array:
     length, remainder = divmod(x.shape[dim], size())
     assert remainder == 0, f"dimension {dim} of {x.shape} over {size()} context shards"
     return lax.dynamic_slice_in_dim(x, lax.axis_index(CONTEXT) * length, length, axis=dim)
+
+
+def on_first_shard(x: jax.Array) -> jax.Array:
+    """`x` on the first of the devices that share the example, zeros on the others."""
+    return x if size() == 1 else jnp.where(lax.axis_index(CONTEXT) == 0, x, jnp.zeros_like(x))
+
+
+def first_shard_of(x: jax.Array) -> jax.Array:
+    """The `x` of the first device on every device that shares the example; its gradient goes to the first alone."""
+    return sum_shards(on_first_shard(x))
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype, *, sharded: bool = False) -> jax.Array:
+    """Zeros of the whole `shape`, or this device's part along dimension 0, for a loop over one example to start from.
+
+    They are marked as differing between devices, as what takes their place will.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return jnp.zeros(shape, dtype)
+    parts = size() if sharded else 1
+    return vary(jnp.zeros((shape[0] // parts, *shape[1:]), dtype), differing_axes() if sharded else BATCH_AXES)
+
+
+def differing_like(tree: Any, *others: jax.Array) -> Any:
+    """`tree`, for a loop to start from, marked as differing between the devices between which `others` differ."""
+    return vary(tree, tuple(sorted(frozenset().union(*map(varying_axes, others)))))

@@ -31,6 +31,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH_SPEC)
 
 
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def pair_rows_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of one example's pair representation: rows over the devices that share the example."""
+    return NamedSharding(mesh, P(CONTEXT))
+
+
 def batch_shards(mesh: Mesh) -> int:
     """The number of parts that a batch is split into."""
     return mesh.shape[DATA] * mesh.shape[FSDP]

@@ -80,6 +80,23 @@ def test_sum_shards_adds_what_the_devices_hold():
     np.testing.assert_allclose(gradient, np.tile(weights, (1, DEVICES, 1)), rtol=1e-6)
 
 
+def test_the_first_shard_is_given_to_all_and_alone_gets_the_gradient():
+    run = sharded(context.first_shard_of, over(1), P())  # only what is equal on all devices may leave as P()
+    np.testing.assert_array_equal(run(X), X[:, :2])
+    weights = TOWARDS[0, :, :2]
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(run(x) * weights)))(X)
+    np.testing.assert_array_equal(gradient[:, :2], weights)
+    assert not np.any(gradient[:, 2:])
+    # What other shards hold does not matter, not even if it is no number.
+    poisoned = np.where(np.arange(X.shape[1])[None, :, None] < 2, X, np.nan)
+    np.testing.assert_array_equal(run(poisoned), X[:, :2])
+
+
+def test_other_shards_than_the_first_have_zeros():
+    run = sharded(context.on_first_shard, over(0), over(0))
+    np.testing.assert_array_equal(run(X), np.concatenate([X[:1], np.zeros_like(X[1:])]))
+
+
 def test_each_does_nothing_without_other_shards():
     def all_of_them(x: jax.Array) -> jax.Array:
         assert context.size() == 1
@@ -87,6 +104,8 @@ def test_each_does_nothing_without_other_shards():
         assert context.switch(x, 0, 1) is x
         assert context.shard(x, 0) is x
         assert context.sum_shards(x) is x
+        assert context.on_first_shard(x) is x
+        assert context.first_shard_of(x) is x
         return x
 
     all_of_them(jnp.ones((3, 5)))
