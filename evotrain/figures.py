@@ -1,10 +1,8 @@
 """Figures of a run: contact maps beside the baseline's, expected distances, learning curves.
 
-Every figure is drawn on its own canvas, without pyplot's global state, and replaced on disk atomically.
 N is the number of residues, without padding; maps hold the prediction above the diagonal and the truth below it.
 """
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,40 +11,30 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evotrain.contacts import CONTACT_CUTOFF, LONG_RANGE
-from evotrain.run_dir import write_atomic
+from evotrain.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PROBABILITY,
+    STYLE,
+    colorbar,
+    draw_map,
+    halves,
+    name_halves,
+    pairs,
+    rgb,
+    save,
+)
 
-STYLE = {
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.7,
-    "axes.edgecolor": "0.35",
-    "xtick.color": "0.35",
-    "ytick.color": "0.35",
-    "xtick.labelcolor": "0.15",
-    "ytick.labelcolor": "0.15",
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "hatch.linewidth": 0.4,
-}
-BLUE, ORANGE, GREEN, GREY = "#1f5a94", "#c8641b", "#3a8059", "#808080"
-TRUTH = "#262626"
-UNOBSERVED = "0.90"
-PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#ffffff", "#9dc3e0", BLUE, "#0b2a4a"])
 SCORE = LinearSegmentedColormap.from_list("score", ["#ffffff", "#f0bf98", ORANGE, "#5c2806"])
 DISTANCE = colormaps["viridis_r"]
+TRUTH = "#262626"
 
 MAX_DISTANCE = 22.0  # Å; the last bin of AlphaFold's distogram begins here
 
@@ -76,7 +64,7 @@ def contact_maps(
       residue_index: int [N], numbers of the residues, for the axes and the sequence separation.
     """
     separation = np.abs(residue_index[:, None] - residue_index[None, :])
-    score = _rank(baseline, (separation >= LONG_RANGE) & _pairs(mask), int(mask.sum()))
+    score = _rank(baseline, (separation >= LONG_RANGE) & pairs(mask), int(mask.sum()))
     panels = [
         ("Evoformer", probability, PROBABILITY, "contact probability", precision),
         ("Direct coupling analysis", score, SCORE, "rank of the pair", baseline_precision),
@@ -84,20 +72,21 @@ def contact_maps(
     with rc_context(STYLE):
         figure = Figure(figsize=(8.4, 4.0), layout="compressed")
         for axes, (title, values, colors, label, value) in zip(figure.subplots(1, 2), panels, strict=True):
-            truth = np.where(contacts[..., None], _rgb(TRUTH), 1.0)
-            image = _halves(colors(np.clip(values, 0, 1))[..., :3], truth)
+            truth = np.where(contacts[..., None], rgb(TRUTH), 1.0)
+            image = halves(colors(np.clip(values, 0, 1))[..., :3], truth)
             # Pairs near in sequence are easy and not counted: they are drawn, but pale.
             near = (separation < LONG_RANGE)[..., None]
-            image = np.where(near, 0.55 * image + 0.45 * _rgb("0.93"), image)
-            _draw_map(axes, image, mask, residue_index)
+            image = np.where(near, 0.55 * image + 0.45 * rgb("0.93"), image)
+            draw_map(axes, image, mask, residue_index)
+            name_halves(axes, "predicted", "true")
             axes.set_title(f"{title}   P@L {_precision(value)}")
-            bar = _colorbar(figure, axes, colors, Normalize(0, 1), label)
+            bar = colorbar(figure, axes, colors, Normalize(0, 1), label)
             if values is score:
                 bar.set_ticks([1, 0.5, 0], labels=["1", "L", "2L"])
         length = int(mask.sum())
         counted = f"Cβ closer than {CONTACT_CUTOFF:.0f} Å, |i − j| ≥ {LONG_RANGE}"
         figure.suptitle(f"{name}   {length} residues, long-range contacts ({counted})")
-        _save(figure, path)
+        save(figure, path)
 
 
 def distance_map(path: Path, *, name: str, expected: np.ndarray, true: np.ndarray, mask: np.ndarray) -> None:
@@ -111,16 +100,17 @@ def distance_map(path: Path, *, name: str, expected: np.ndarray, true: np.ndarra
       mask: [N], 1 where the residue was observed.
     """
     norm = Normalize(2.0, MAX_DISTANCE)
-    counted = _pairs(mask) & (true < MAX_DISTANCE) & ~np.eye(len(mask), dtype=bool)
+    counted = pairs(mask) & (true < MAX_DISTANCE) & ~np.eye(len(mask), dtype=bool)
     with rc_context(STYLE):
         figure = Figure(figsize=(4.9, 4.2), layout="compressed")
         axes = figure.subplots()
-        image = _halves(DISTANCE(norm(expected))[..., :3], DISTANCE(norm(true))[..., :3])
-        _draw_map(axes, image, mask, np.arange(1, len(mask) + 1))
+        image = halves(DISTANCE(norm(expected))[..., :3], DISTANCE(norm(true))[..., :3])
+        draw_map(axes, image, mask, np.arange(1, len(mask) + 1))
+        name_halves(axes, "predicted", "true")
         error = f"{np.abs(expected - true)[counted].mean():.1f} Å" if counted.any() else "–"
         axes.set_title(f"{name}   mean error {error} below {MAX_DISTANCE:.0f} Å")
-        _colorbar(figure, axes, DISTANCE, norm, "Cβ distance (Å)", extend="max").set_ticks([5, 10, 15, 20])
-        _save(figure, path)
+        colorbar(figure, axes, DISTANCE, norm, "Cβ distance (Å)", extend="max").set_ticks([5, 10, 15, 20])
+        save(figure, path)
 
 
 def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -142,7 +132,7 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.set_axisbelow(True)
             axes.set_xlabel("optimizer step")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-        _save(figure, path)
+        save(figure, path)
 
 
 def _draw_losses(axes: Axes, train: Sequence[Mapping], evaluations: Sequence[Mapping]) -> None:
@@ -213,62 +203,5 @@ def _rank(score: np.ndarray, counted: np.ndarray, length: int) -> np.ndarray:
     return np.clip(1 - better / max(2 * length, 1), 0, 1)
 
 
-def _draw_map(axes: Axes, image: np.ndarray, mask: np.ndarray, residue_index: np.ndarray) -> None:
-    """Draws an image [N, N, 3] of residue pairs, with unobserved residues hatched."""
-    image = np.where(_pairs(mask)[..., None], image, _rgb(UNOBSERVED))
-    axes.imshow(image, interpolation="nearest", origin="upper")
-    for first, last in _runs(mask < 0.5):
-        for span in (axes.axhspan, axes.axvspan):
-            span(first - 0.5, last + 0.5, facecolor="none", edgecolor="0.6", hatch="////", linewidth=0)
-    n = len(mask)
-    axes.plot([-0.5, n - 0.5], [-0.5, n - 0.5], color="0.35", linewidth=0.6)
-    numbers = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]).tick_values(residue_index.min(), residue_index.max())
-    ticks = np.flatnonzero(np.isin(residue_index, numbers))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(ticks, [str(residue_index[tick]) for tick in ticks])
-    axes.set(xlabel="residue", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
-    corner = {"transform": axes.transAxes, "fontsize": 8, "color": "0.25"}
-    box = {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}}
-    axes.text(0.98, 0.975, "predicted", ha="right", va="top", **corner, **box)
-    axes.text(0.02, 0.025, "true", ha="left", va="bottom", **corner, **box)
-
-
-def _colorbar(
-    figure: Figure, axes: Axes, colors: Colormap, norm: Normalize, label: str, extend: str = "neither"
-) -> Colorbar:
-    bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, label=label, extend=extend, fraction=0.046, pad=0.03)
-    bar.outline.set_linewidth(0.5)
-    return bar
-
-
-def _halves(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """[N, N, 3] with one image above the diagonal, and another below and on it."""
-    upper = np.triu(np.ones(above.shape[:2], dtype=bool), 1)
-    return np.where(upper[..., None], above, below)
-
-
-def _pairs(mask: np.ndarray) -> np.ndarray:
-    observed = mask > 0.5
-    return observed[:, None] & observed[None, :]
-
-
-def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """First and last index of each run of true flags."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
-    return [(int(first), int(end) - 1) for first, end in edges.reshape(-1, 2)]
-
-
-def _rgb(color: str) -> np.ndarray:
-    return np.array(to_rgb(color))
-
-
 def _precision(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Writes the PNG; the folder is made if need be."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())

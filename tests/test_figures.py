@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from evotrain import figures
+from evotrain import drawing, figures
 
 N = 60
 
@@ -114,7 +114,7 @@ def test_learning_curves(tmp_path, rows, width):
 def test_halves_hold_the_prediction_above_the_diagonal():
     above, below = np.zeros((3, 3, 3)), np.ones((3, 3, 3))
     expected = [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    np.testing.assert_array_equal(figures._halves(above, below)[..., 0], expected)
+    np.testing.assert_array_equal(drawing.halves(above, below)[..., 0], expected)
 
 
 def test_rank_makes_the_best_pairs_dark_whatever_the_scale():
@@ -141,5 +141,5 @@ def test_smooth_ignores_nan_and_keeps_a_constant():
 
 
 def test_runs():
-    assert figures._runs(np.array([1, 1, 0, 1, 0, 1], bool)) == [(0, 1), (3, 3), (5, 5)]
-    assert figures._runs(np.zeros(3, bool)) == []
+    assert drawing.runs(np.array([1, 1, 0, 1, 0, 1], bool)) == [(0, 1), (3, 3), (5, 5)]
+    assert drawing.runs(np.zeros(3, bool)) == []
