@@ -41,7 +41,7 @@ def trunk_params() -> Any:
 
 def example() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    msa, pair = (SEQUENCES, RESIDUES), (RESIDUES, 3)
+    msa, pair = (1, SEQUENCES, RESIDUES), (RESIDUES, 3)
     floats = {
         "seq_mask": np.ones(RESIDUES),
         "target_feat": rng.normal(size=(RESIDUES, 22)),
@@ -51,7 +51,9 @@ def example() -> dict[str, np.ndarray]:
         "pseudo_beta": 8 * rng.normal(size=pair),
         "pseudo_beta_mask": rng.random(RESIDUES) < 0.8,
     }
+    aatype = rng.integers(0, 20, RESIDUES, np.int32)
     labels = {"residue_index": np.arange(RESIDUES, dtype=np.int32), "true_msa": rng.integers(0, 23, msa, np.int32)}
+    labels["aatype"] = aatype
     return {name: x.astype(np.float32) for name, x in floats.items()} | labels
 
 
@@ -62,7 +64,7 @@ def padded(example: dict[str, np.ndarray], sequences: int, residues: int) -> dic
     def pad(name: str, x: np.ndarray) -> np.ndarray:
         widths = [(0, residues)] + [(0, 0)] * (x.ndim - 1)
         if name in ("msa_feat", "msa_mask", "bert_mask", "true_msa"):
-            widths = [(0, sequences), (0, residues)] + [(0, 0)] * (x.ndim - 2)
+            widths = [(0, 0), (0, sequences), (0, residues)] + [(0, 0)] * (x.ndim - 3)
         out = np.pad(x, widths)
         if not name.endswith("mask"):
             beyond = np.pad(np.zeros(x.shape, bool), widths, constant_values=True)
@@ -77,15 +79,14 @@ def test_padding_changes_nothing_on_the_valid_part():
 
     @partial(jax.jit, compiler_options=QUICK)
     def run(example: dict[str, jax.Array]) -> Any:
-        trunk = bind(graphdef, trunk_params())
-        return trunk(example), trunk.predict(example)
+        return bind(graphdef, trunk_params()).predict(example)
 
-    (msa, distogram), (metrics, maps) = run(example())
-    (wide_msa, wide_distogram), (wide_metrics, wide_maps) = run(padded(example(), sequences=3, residues=2))
-    assert wide_msa.shape == (SEQUENCES + 3, RESIDUES + 2, 23)
-    wide_maps = {name: x[:RESIDUES, :RESIDUES] for name, x in wide_maps.items()}
-    narrowed = (wide_msa[:SEQUENCES, :RESIDUES], wide_distogram[:RESIDUES, :RESIDUES], wide_metrics, wide_maps)
-    for a, b in zip(jax.tree.leaves(narrowed), jax.tree.leaves((msa, distogram, metrics, maps)), strict=True):
+    metrics, maps, residues = run(example())
+    wide_metrics, wide_maps, _ = run(padded(example(), sequences=3, residues=2))
+    assert residues == {}
+    assert wide_maps["expected_distance"].shape == (RESIDUES + 2, RESIDUES + 2)
+    narrowed = (wide_metrics, {name: x[:RESIDUES, :RESIDUES] for name, x in wide_maps.items()})
+    for a, b in zip(jax.tree.leaves(narrowed), jax.tree.leaves((metrics, maps)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
@@ -103,6 +104,5 @@ def test_fresh_regression_is_the_mean_square_of_its_input():
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)  # final layers start at zero
     sizes = {"residues": RESIDUES, "sequences": SEQUENCES, "c_m": SIZES["c_m"], "c_z": SIZES["c_z"]}
     example = gaussian_example(0, 0, **sizes)
-    loss, metrics = jax.jit(bind(graphdef, params).loss)(example)
-    np.testing.assert_allclose(loss, np.mean(example["msa"] ** 2) + np.mean(example["pair"] ** 2), rtol=1e-5)
-    assert metrics["loss"] == loss
+    metrics, _, _ = jax.jit(bind(graphdef, params).predict)(example)
+    np.testing.assert_allclose(metrics["loss"], np.mean(example["msa"] ** 2) + np.mean(example["pair"] ** 2), rtol=1e-5)

@@ -1,12 +1,10 @@
-"""The losses on hand-made logits, and what masks keep out of them."""
+"""The losses of the representations on hand-made logits, and what masks keep out of them."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evotrain.config import LossConfig
-from evotrain.losses import cross_entropy, distogram_loss, masked_msa_loss, weighted_total
+from evotrain.losses.representation import cross_entropy, distogram_loss, masked_msa_loss
 
 RNG = np.random.default_rng(0)
 MSA_LOGITS = RNG.normal(size=(3, 4, 23)).astype(np.float32)
@@ -77,10 +75,3 @@ def test_an_example_without_labels_has_no_loss_and_no_gradient():
     loss, gradient = jax.value_and_grad(distogram_loss)(zeros, PSEUDO_BETA, np.zeros(4, np.float32))
     assert loss == 0
     assert not np.any(gradient)
-
-
-def test_total_is_weighted_and_scaled_by_the_root_of_the_length():
-    parts = {"masked_msa": jnp.float32(3.0), "distogram": jnp.float32(4.0)}
-    assert weighted_total(parts, jnp.float32(100), LossConfig()) == pytest.approx(10 * (2.0 * 3 + 0.3 * 4))
-    config = LossConfig(masked_msa=0.5, distogram=0.0, scale_by_length=False)
-    assert weighted_total(parts, jnp.float32(100), config) == pytest.approx(1.5)

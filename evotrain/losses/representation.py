@@ -1,9 +1,11 @@
-"""Losses of one example, as AlphaFold weighs them. All float32; labels whole, predictions sharded along dimension 0."""
+"""Losses that are read off the MSA and pair representations.
+
+All float32; labels are whole, predictions sharded along dimension 0.
+"""
 
 import jax
 import jax.numpy as jnp
 
-from evotrain.config import LossConfig
 from evotrain.model.heads import distance_breaks
 from evotrain.parallel.context import shard, sum_shards
 
@@ -35,9 +37,3 @@ def distogram_loss(logits: jax.Array, pseudo_beta: jax.Array, pseudo_beta_mask: 
     mask = row_mask[:, None] * pseudo_beta_mask[None]
     errors = sum_shards(jnp.sum(cross_entropy(logits, labels) * mask))
     return errors / (DISTOGRAM_EPSILON + sum_shards(jnp.sum(mask)))
-
-
-def weighted_total(parts: dict[str, jax.Array], residues: jax.Array, config: LossConfig) -> jax.Array:
-    """The loss that is minimised: `parts` by the name of their weight, scaled by the root of the length."""
-    total = sum(getattr(config, name) * part for name, part in parts.items())
-    return total * jnp.sqrt(residues) if config.scale_by_length else total
