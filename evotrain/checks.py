@@ -6,82 +6,17 @@ from pathlib import PurePath
 from typing import Any
 
 from evotrain.compose import flatten
-from evotrain.config import BEST_MODES, Config, EvaluateConfig, MeshConfig
+from evotrain.config import (
+    BEST_MODES,
+    Config,
+    EvaluateConfig,
+    MeshConfig,
+    PredictConfig,
+)
 from evotrain.contacts import LONG_RANGE
 from evotrain.errors import ConfigError
 from evotrain.explain import did_you_mean, listing, spell
-
-# The smallest value of each whole number; null passes where the schema allows it. −1 in the mesh: the rest.
-AT_LEAST = {
-    "seed": 0,
-    "steps": 1,
-    "batch_size": 1,
-    "eval_every": 0,
-    "model.blocks": 1,
-    "model.c_m": 1,
-    "model.c_z": 1,
-    "model.msa_heads": 1,
-    "model.msa_head_dim": 1,
-    "model.pair_heads": 1,
-    "model.pair_head_dim": 1,
-    "model.c_outer": 1,
-    "model.c_triangle": 1,
-    "model.transition_factor": 1,
-    "mesh.data": -1,
-    "mesh.fsdp": -1,
-    "mesh.context": -1,
-    "mesh.microbatch": 1,
-    "mesh.simulate": 0,
-    "optimizer.warmup_examples": 0,
-    "optimizer.decay_examples": 1,
-    "optimizer.max_skipped": 1,
-    "data.crop": 1,
-    "data.msa_clusters": 1,
-    "data.eval_examples": 1,
-    "data.workers": 0,
-    "data.prefetch": 1,
-    "kernels.chunk_rows": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-    "logger.every": 1,
-    "logger.timeout": 1,
-    "evaluate.examples": 1,
-}
-
-AT_MOST = {"seed": 2**32 - 1}  # jax makes its keys from 32 bits: a larger seed would repeat a smaller one
-
-# The interval of each other number, and whether it holds its ends.
-ABOVE_ZERO, FROM_ZERO = ("(", 0.0, math.inf, ")"), ("[", 0.0, math.inf, ")")
-BELOW_ONE, FRACTION = ("[", 0.0, 1.0, ")"), ("(", 0.0, 1.0, "]")
-INTERVALS = {
-    "model.msa_dropout": BELOW_ONE,
-    "model.pair_dropout": BELOW_ONE,
-    "model.loss.masked_msa": FROM_ZERO,
-    "model.loss.distogram": FROM_ZERO,
-    "target.peak_tflops": ABOVE_ZERO,
-    "optimizer.lr": ABOVE_ZERO,
-    "optimizer.b1": BELOW_ONE,
-    "optimizer.b2": BELOW_ONE,
-    "optimizer.eps": ABOVE_ZERO,
-    "optimizer.decay_factor": FRACTION,
-    "optimizer.clip_norm": ABOVE_ZERO,
-    "optimizer.ema_decay": BELOW_ONE,
-    "data.mask_fraction": FRACTION,
-    "data.coupling": FROM_ZERO,
-    "data.family_noise": FROM_ZERO,
-    "data.branch_sweeps": ABOVE_ZERO,
-    "data.eval_fraction": ("(", 0.0, 1.0, ")"),
-}
-
-# Keys without effect, by the value of another key that takes it from them.
-SWITCHED_OFF = {
-    "model.position": ("data.source", "synthetic"),
-    "optimizer.decay_factor": ("optimizer.decay_examples", None),
-    "optimizer.clip_norm": ("optimizer.clip", "none"),
-    "logger.project": ("logger.wandb", "off"),
-    "logger.entity": ("logger.wandb", "off"),
-    "logger.timeout": ("logger.wandb", "off"),
-}
+from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, STRUCTURE_LOSSES, SWITCHED_OFF
 
 
 def check(config: Config, device_count: int | None) -> None:
@@ -161,19 +96,18 @@ def check_ranges(config: Config) -> None:
 
 def check_command(config: Config) -> None:
     """Keys of another command, and keys that name things which do not exist."""
-    if config.command != "evaluate":
-        changed = [
-            f"evaluate.{item.name}" for item in fields(EvaluateConfig)
-            if getattr(config.evaluate, item.name) != item.default
-        ]  # fmt: skip
-        if changed:
+    for command, cls in (("evaluate", EvaluateConfig), ("predict", PredictConfig)):
+        group = getattr(config, command)
+        changed = [f"{command}.{item.name}" for item in fields(cls) if getattr(group, item.name) != item.default]
+        if changed and config.command != command:
             raise ConfigError(
                 f"{listing(changed)} changes nothing in command={config.command}: leave it out, or write "
-                "command=evaluate run_dir=…."
+                f"command={command} run_dir=…."
             )
-    checkpoint = config.evaluate.checkpoint
-    if checkpoint not in ("best", "last") and not checkpoint.isdigit():
-        raise ConfigError(f"There is no evaluate.checkpoint={checkpoint}: write best, last, or the number of a step.")
+        if group.checkpoint not in ("best", "last") and not group.checkpoint.isdigit():
+            raise ConfigError(
+                f"There is no {command}.checkpoint={group.checkpoint}: write best, last, or the number of a step."
+            )
     known = flatten(config)
     for key in config.resume_allow:
         if key not in known:
@@ -187,7 +121,7 @@ def check_command(config: Config) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Heads against channels, and losses that count."""
+    """Heads against channels, parts that need data, and losses that count."""
     model = config.model
     for kind, channels, heads, head_dim in (
         ("msa", "c_m", model.msa_heads, model.msa_head_dim),
@@ -199,8 +133,45 @@ def check_model(config: Config) -> None:
                 f"model.{channels}={size} cannot be split over model.{kind}_heads={heads}: make it a multiple, or "
                 f"write model.{kind}_head_dim=…."
             )
-    if model.loss.masked_msa == model.loss.distogram == 0 and config.data.source != "synthetic":
-        raise ConfigError("model.loss.masked_msa=0 model.loss.distogram=0 leaves nothing to learn: raise one of them.")
+    for part, channels, size in (
+        ("extra_msa", "c_m", model.extra_msa.c_m),
+        ("template", "c_t", model.template.c_t),
+    ):
+        if size % (heads := getattr(model, part).heads):
+            raise ConfigError(
+                f"model.{part}.{channels}={size} cannot be split over model.{part}.heads={heads}: make it a multiple."
+            )
+    check_parts(config)
+
+
+def check_parts(config: Config) -> None:
+    """The parts of the network against the data that they read, and the losses that train them."""
+    model, data = config.model, config.data
+    if data.source == "synthetic":
+        # The Evoformer stack alone is trained.
+        for key, value in (
+            ("model.recycles", model.recycles),
+            ("model.extra_msa.blocks", model.extra_msa.blocks),
+            ("model.template.blocks", model.template.blocks),
+            ("model.structure.layers", model.structure.layers),
+        ):
+            if value:
+                raise ConfigError(f"{key}={value} changes nothing with data.source=synthetic: write {key}=0.")
+        return
+    for part, rows, blocks in (
+        ("extra_msa", data.extra_msa, model.extra_msa.blocks),
+        ("template", data.templates, model.template.blocks),
+    ):
+        key = {"template": "templates"}.get(part, part)
+        if blocks and not rows:
+            raise ConfigError(
+                f"model.{part}.blocks={blocks} needs rows to read, but data.{key}=0: write data.{key}=…, or "
+                f"model.{part}.blocks=0."
+            )
+    trained = ("masked_msa", "distogram", *(STRUCTURE_LOSSES if model.structure.layers else ()))
+    if not any(getattr(model.loss, part) for part in trained):
+        weights = " ".join(f"model.loss.{part}=0" for part in trained)
+        raise ConfigError(f"{weights} leaves nothing to learn: raise one of them.")
 
 
 def check_effects(config: Config) -> None:
@@ -240,15 +211,18 @@ def check_cueq(config: Config) -> None:
             "precision=bf16, precision.matmul=default, or kernels=xla."
         )
     most, multiple = (32, 4) if precision.compute == "float32" else (128, 8)
-    for kind, channels, heads, head_dim in (
-        ("msa", model.c_m, model.msa_heads, model.msa_head_dim),
-        ("pair", model.c_z, model.pair_heads, model.pair_head_dim),
-    ):
-        size = head_dim or channels // heads
+    extra, template = model.extra_msa, model.template
+    heads = {
+        "msa": (model.msa_head_dim or model.c_m // model.msa_heads, "model.msa_head_dim"),
+        "pair": (model.pair_head_dim or model.c_z // model.pair_heads, "model.pair_head_dim"),
+        **({"extra MSA": (extra.c_m // extra.heads, "model.extra_msa.heads")} if extra.blocks else {}),
+        **({"template": (template.c_t // template.heads, "model.template.heads")} if template.blocks else {}),
+    }
+    for kind, (size, key) in heads.items():
         if size > most or size % multiple:
             raise ConfigError(
                 f"kernels.attention=cueq in {precision.compute} takes heads of at most {most} channels, a multiple of "
-                f"{multiple}, but the {kind} heads have {size}: write model.{kind}_head_dim=…, or kernels=xla."
+                f"{multiple}, but the {kind} heads have {size}: write {key}=…, or kernels=xla."
             )
 
 
@@ -266,6 +240,8 @@ def check_checkpoint(config: Config) -> None:
     """The metric that names the best checkpoint is one that the evaluation of this data reports."""
     best = config.checkpoint.best
     known = ["loss"] if config.data.source == "synthetic" else list(BEST_MODES)
+    if not config.model.structure.layers:
+        known = [metric for metric in known if not metric.startswith("structure/")]
     if best not in known:
         raise ConfigError(
             f"The evaluation of data={config.data.source} has no checkpoint.best={best}{did_you_mean(best, known)} "
@@ -292,7 +268,8 @@ def check_mesh(config: Config, mesh: MeshConfig) -> None:
             f"mesh.microbatch={mesh.microbatch} does not divide a device's {share} examples (batch_size over mesh.data "
             f"× mesh.fsdp): write mesh.microbatch={math.gcd(share, mesh.microbatch)}."
         )
-    for key, size in (("crop", config.data.crop), ("msa_clusters", config.data.msa_clusters)):
+    for key in ("crop", "msa_clusters", "extra_msa", "templates"):
+        size = getattr(config.data, key)
         if size % mesh.context:
             raise ConfigError(
                 f"data.{key}={size} cannot be split over mesh.context={mesh.context} devices: write "

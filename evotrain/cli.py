@@ -24,9 +24,7 @@ from rich.text import Text
 from evotrain.checks import check
 from evotrain.compose import (
     conf_dir,
-    config_for_evaluation,
     default_experiment,
-    evaluation_data,
     register_schema,
     to_config,
 )
@@ -34,6 +32,7 @@ from evotrain.config import Config, best_mode
 from evotrain.errors import ConfigError, Diverged, EvotrainError, Preempted
 from evotrain.explain import COMPOSITION_ERRORS, check_override, explain, listing
 from evotrain.help import print_help
+from evotrain.trained import config_for_use, implicit_overrides
 
 # The flags of Hydra that make sense here, with the number of values each takes.
 FLAGS = {
@@ -112,7 +111,7 @@ def launch(arguments: Sequence[str]) -> None:
     """
     flags, overrides = split_arguments(arguments)
     check_sweep(flags, overrides)
-    implicit = [*default_experiment(overrides), *evaluation_data(overrides)]
+    implicit = [*default_experiment(overrides), *implicit_overrides(overrides)]
     failures: list[EvotrainError] = []
 
     def task(cfg: DictConfig) -> float | None:
@@ -202,7 +201,7 @@ def check_sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         if key in ("+sweep", "hydra/launcher") and "slurm" in value and multirun and not shutil.which("srun"):
             raise ConfigError(f"{override} needs SLURM, but this machine has no srun: start it on the cluster.")
         one_place = key == "run_dir" and "," not in value and "${" not in value
-        if multirun and one_place and "command=evaluate" not in overrides:
+        if multirun and one_place and not {"command=evaluate", "command=predict"} & {*overrides}:
             raise ConfigError(
                 f"{override} is one directory for all trials: write name=… for runs/NAME/TRIAL, or name the swept key "
                 f"in it, as in run_dir='{value}/${{seed}}'."
@@ -219,8 +218,8 @@ def run(cfg: DictConfig, implicit: Sequence[str]) -> float | None:
     `implicit` are the overrides that were not the user's. Raises EvotrainError.
     """
     overrides = [override for override in HydraConfig.get().overrides.task if override not in implicit]
-    if cfg.command == "evaluate":
-        config = config_for_evaluation(cfg, overrides)
+    if cfg.command in ("evaluate", "predict"):
+        config = config_for_use(cfg, overrides)
     else:
         default_run_dir = OmegaConf.to_container(cfg, resolve=False)["run_dir"] == Config.run_dir
         config = to_config(cfg)
@@ -236,6 +235,10 @@ def dispatch(config: Config) -> Any:
         from evotrain.evaluate import evaluate_run
 
         return evaluate_run(config)
+    if config.command == "predict":
+        from evotrain.predict import predict_run
+
+        return predict_run(config)
     from evotrain.train import train
 
     return train(config)

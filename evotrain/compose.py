@@ -13,22 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from evotrain.config import DATA_CONFIGS, Config, MeshConfig
+from evotrain.config import DATA_CONFIGS, Config
 from evotrain.errors import ConfigError
 from evotrain.explain import COMPOSITION_ERRORS, check_override, explain
 
 DEFAULT_EXPERIMENT = "+experiment=quickstart"
-
-# What may differ between a training run and its evaluation; the rest comes from the run's own config.yaml.
-EVALUATION_GROUPS = ("data", "mesh", "precision", "kernels", "evaluate")
-EVALUATION_KEYS = ("command", "run_dir", "batch_size")
-TRAINING_KEYS = (
-    "mesh.microbatch",
-    "data.workers",
-    "data.prefetch",
-)  # of these groups; an evaluation has no use for them
-# What an example looks like to the model; other data are shown to it in the same way.
-EXAMPLE_KEYS = ("data.crop", "data.msa_clusters", "data.mask_fraction")
 
 
 def conf_dir() -> Path:
@@ -147,52 +136,3 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     flat_a, flat_b = flatten(a), flatten(b)
     keys = dict.fromkeys([*flat_a, *flat_b])
     return {key: (flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)}
-
-
-def config_for_evaluation(cfg: DictConfig, overrides: Sequence[str]) -> Config:
-    """The configuration of `command=evaluate`: that of the run in `run_dir`, with what `overrides` change.
-
-    An override of a whole group (`data=msa_dir`) takes the group as composed in `cfg`, but of the data the run's sizes
-    of an example; one of a key takes the key.
-
-    Raises:
-      ConfigError: no run is named, it has no configuration, or an override would change what was trained.
-    """
-    if not any(override.startswith("run_dir=") for override in overrides):
-        raise ConfigError("command=evaluate needs the run that it evaluates: write run_dir=runs/NAME.")
-    trained = load_saved(Path(cfg.run_dir) / "config.yaml")
-    given = {override.partition("=")[0].lstrip("+"): override for override in overrides}
-    saved = schema(trained)
-    saved.mesh.microbatch = MeshConfig.microbatch  # another batch_size need not be a multiple of the run's
-    for key, override in given.items():
-        if key in TRAINING_KEYS:
-            raise ConfigError(f"{override} changes nothing in command=evaluate: leave it out.")
-        if key not in EVALUATION_KEYS and key.partition(".")[0] not in EVALUATION_GROUPS:
-            raise ConfigError(
-                f"{override} cannot be given to command=evaluate, which takes the model from run_dir: leave it out, "
-                f"or change one of {', '.join(EVALUATION_GROUPS)} or batch_size."
-            )
-        try:
-            # A group's node goes as a whole, whatever the kind of data of the run was; a value is checked by its type.
-            OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
-        except OmegaConfBaseException as error:
-            raise explain(error) from error
-    for key in EXAMPLE_KEYS:
-        name = key.partition(".")[2]
-        if "data" in given and key not in given and name in saved.data and hasattr(trained.data, name):
-            saved.data[name] = getattr(trained.data, name)
-    return to_config(saved)
-
-
-def evaluation_data(overrides: Sequence[str]) -> list[str]:
-    """The override that gives `command=evaluate` the data keys of the run it evaluates.
-
-    Nothing where `overrides` choose the data themselves or name no single readable run (the evaluation will say so).
-    """
-    values = dict(override.split("=", 1) for override in overrides if "=" in override)
-    if values.get("command") != "evaluate" or "data" in values or "run_dir" not in values:
-        return []
-    try:
-        return [f"data={load_saved(Path(values['run_dir']) / 'config.yaml').data.source}"]
-    except ConfigError:
-        return []

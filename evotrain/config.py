@@ -27,7 +27,46 @@ def group(cls: type, meaning: str) -> Any:
 class LossConfig:
     masked_msa: float = key(2.0, "weight of the masked-MSA loss")
     distogram: float = key(0.3, "weight of the distogram loss")
+    fape_backbone: float = key(0.5, "weight of the frame-aligned point error of backbone frames, mean over layers")
+    fape_sidechain: float = key(0.5, "weight of the frame-aligned point error of all atoms")
+    chi: float = key(0.5, "weight of the side-chain torsion angle loss")
+    angle_norm: float = key(0.01, "weight of the deviation of predicted (sin, cos) vectors from unit length")
+    plddt: float = key(0.01, "weight of the predicted-lDDT loss")
+    resolved: float = key(0.0, "weight of the experimentally-resolved loss")
+    violation: float = key(0.0, "weight of the bond, angle and clash losses")
+    aligned_error: float = key(0.0, "weight of the predicted-aligned-error loss")
+    clamp_probability: float = key(0.9, "share of the steps whose backbone errors are clamped at 10 Å")
     scale_by_length: bool = key(True, "multiply an example's loss by the square root of its residues in the crop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraMSAConfig:
+    blocks: int = key(0, "blocks of the extra MSA stack; 0: no extra MSA")
+    c_m: int = key(64, "channels of the extra MSA representation")
+    heads: int = key(8, "heads of its row and column attention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateConfig:
+    blocks: int = key(0, "blocks of the template pair stack; 0: no templates")
+    c_t: int = key(64, "channels of a template's pair representation")
+    heads: int = key(4, "heads of its triangle attention, and of the attention of residue pairs to templates")
+    transition_factor: int = key(2, "hidden channels of its transition, as a multiple of c_t")
+    angles: bool = key(True, "add each template's torsion angles to the MSA as a row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureConfig:
+    layers: int = key(0, "iterations of the structure module, which share their weights; 0: no structure")
+    c_s: int = key(384, "channels of the single representation")
+    heads: int = key(12, "heads of the invariant point attention")
+    scalar_dim: int = key(16, "channels of its scalar queries, keys and values, a head")
+    query_points: int = key(4, "points of its queries and keys, a head")
+    value_points: int = key(8, "points of its values, a head")
+    c_sidechain: int = key(128, "channels of the torsion angle network")
+    c_confidence: int = key(128, "hidden channels of the predicted-lDDT head")
+    dropout: float = key(0.1, "dropout of its attention and transition")
+    aligned_error: bool = key(False, "predict the aligned error, and the TM-score from it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +98,10 @@ class ModelConfig:
         "what the backward pass keeps: everything, block borders only, or borders and matrix products",
         ("none", "block", "dots"),
     )
+    recycles: int = key(0, "passes before the last one, at most; a training step draws how many, each equally likely")
+    extra_msa: ExtraMSAConfig = group(ExtraMSAConfig, "the extra MSA stack")
+    template: TemplateConfig = group(TemplateConfig, "the template embedding")
+    structure: StructureConfig = group(StructureConfig, "the structure module and its heads")
     loss: LossConfig = group(LossConfig, "weights of the losses")
 
 
@@ -101,7 +144,9 @@ class OptimizerConfig:
 class DataConfig:
     source: str = key(MISSING, "the kind of data; set by the choice of data=…", ("coevolution", "synthetic", "msa_dir"))
     crop: int = key(MISSING, "residues of an example; longer proteins are cropped, shorter ones padded")
-    msa_clusters: int = key(MISSING, "MSA rows of an example")
+    msa_clusters: int = key(MISSING, "MSA rows of an example, templates not counted")
+    extra_msa: int = key(0, "rows of the extra MSA; for a model that has an extra MSA stack")
+    templates: int = key(0, "templates of an example, at most; for a model that embeds them")
     eval_examples: int = key(32, "held-out examples that an evaluation reads, at most")
     workers: int = key(0, "processes that prepare examples; 0: threads of the main process")
     prefetch: int = key(4, "batches prepared ahead")
@@ -127,6 +172,7 @@ class MsaDirConfig(DataConfig):
     root: str = key(MISSING, "directory with <id>/msa.a3m[.gz] and <id>/structure.cif[.gz] or .pdb[.gz]")
     mask_fraction: float = key(0.15, "MSA positions that are hidden for the masked-MSA loss")
     eval_fraction: float = key(0.1, "proteins held out where index.csv names no split")
+    only: str | None = key(None, "train on this one protein of root, and evaluate on it too; null: on all of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,15 +232,27 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    input: str | None = key(None, "alignment (a3m) or sequences (FASTA) to predict, or a directory of them")
+    weights: str | None = key(None, "AlphaFold 2's published parameters (.npz); null: a checkpoint of run_dir")
+    checkpoint: str = key("best", "which checkpoint of run_dir: best, last, or a step")
+    out: str | None = key(None, "directory that is written; null: predict in run_dir, or predictions with weights")
+    recycles: int = key(3, "passes after the first, at most")
+    tolerance: float = key(0.5, "stop recycling when Cα distances change by less, root mean square in Å; 0: never")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    command: str = key("train", "what to do", ("train", "evaluate"))
+    command: str = key("train", "what to do", ("train", "evaluate", "predict"))
     name: str = key(MISSING, "the run's name; names its directory and its W&B run")
     run_dir: str = key("runs/${name}", "where everything of the run is written; the same at every restart")
     seed: int = key(0, "seed of everything random: weights, data order, masking, dropout")
     steps: int = key(MISSING, "optimizer steps of the whole run")
     batch_size: int = key(MISSING, "examples of a step, over all devices")
     eval_every: int = key(MISSING, "steps between evaluations; 0: only at the end")
-    init_from: str | None = key(None, "run directory whose best parameters the run starts from")
+    init_from: str | None = key(
+        None, "what the run starts from: a run directory (its best parameters), or AlphaFold 2's parameters (.npz)"
+    )
     resume: str = key(
         "auto",
         "continue from run_dir's checkpoint: if there is one, never, or fail without one",
@@ -212,6 +270,7 @@ class Config:
     logger: LoggerConfig = group(LoggerConfig, "what is reported, and where")
     debug: DebugConfig = group(DebugConfig, "aids for finding a fault")
     evaluate: EvaluateConfig = group(EvaluateConfig, "for command=evaluate")
+    predict: PredictConfig = group(PredictConfig, "for command=predict")
 
 
 DATA_CONFIGS: dict[str, type[DataConfig]] = {
@@ -230,6 +289,10 @@ BEST_MODES = {
     "contact/precision_at_L": "max",
     "contact/precision_at_L2": "max",
     "contact/precision_at_L5": "max",
+    "structure/lddt_ca": "max",
+    "structure/gdt_ts": "max",
+    "structure/tm_score": "max",
+    "structure/rmsd": "min",
 }
 
 

@@ -20,11 +20,19 @@ TERMINAL_WIDTH = 120  # a row that is wider than this is hard to read, however w
 
 # Labels of the metrics that evaluations share; others are shown under their own names.
 LOSSES = {"loss": "loss", "loss/masked_msa": "masked_msa", "loss/distogram": "distogram"}
+STRUCTURES = {
+    "structure/lddt_ca": "lDDT-Cα",
+    "structure/tm_score": "TM-score",
+    "structure/gdt_ts": "GDT-TS",
+    "structure/rmsd": "RMSD",
+    "structure/plddt": "pLDDT",
+}
 ACCURACIES = {"masked_msa/accuracy": "masked-MSA accuracy", "masked_msa/perplexity": "perplexity"}
 CUTOFFS = {"precision_at_L": "P@L", "precision_at_L2": "P@L/2", "precision_at_L5": "P@L/5"}
 PREDICTORS = {"contact": "model", "dca": "DCA", "permuted": "permuted"}
 CHANCE = "contact/chance"
 TRAIN = LOSSES | {"grad_norm": "grad_norm"}
+SWITCHES = ("blocks", "layers")  # keys whose 0 leaves a part of the model out
 # Counts of what should not happen; a row shows those that are not zero.
 ALARMS = {"skipped", "data/substituted"}
 # Of these a training row shows the throughput only; metrics.jsonl has them all.
@@ -164,6 +172,8 @@ def _add_groups(tree: Tree, config: Mapping[str, Any], width: int) -> None:
 
 def _group_label(name: str, group: Mapping[str, Any], width: int) -> Text:
     pairs = {key: value for key, value in group.items() if not isinstance(value, Mapping)}
+    # Of a part that the model lacks, its absence is all there is to say.
+    pairs = next(({switch: 0} for switch in SWITCHES if pairs.get(switch) == 0), pairs)
     pieces = [Text.assemble((f"{key} ", "dim"), _format_value(value)) for key, value in pairs.items()]
     indent = 12
     return _wrap(pieces, indent=indent, width=width, first=Text.assemble((f"{name:<{indent - 1}} ", "bold")))
@@ -203,11 +213,12 @@ def _contact_pieces(metrics: Mapping[str, float]) -> list[Text]:
 
 def _other_pieces(metrics: Mapping[str, float]) -> list[Text]:
     contacts = {CHANCE} | {f"{predictor}/{cutoff}" for predictor in PREDICTORS for cutoff in CUTOFFS}
-    pieces = _labelled(metrics, LOSSES) + _labelled(metrics, ACCURACIES)
-    unlabelled = _unlabelled(metrics, contacts | LOSSES.keys() | ACCURACIES.keys())
+    groups = (STRUCTURES, LOSSES, ACCURACIES)
+    pieces = [piece for labels in groups for piece in _labelled(metrics, labels)]
+    unlabelled = _unlabelled(metrics, contacts.union(*groups))
     pieces += [_piece(name, metrics[name]) for name in sorted(unlabelled)]
     if "time/eval" in metrics:
-        pieces.append(Text(f"{metrics['time/eval']:.1f} s"))
+        pieces.append(Text(f"took {metrics['time/eval']:.1f} s"))
     return pieces
 
 

@@ -14,6 +14,7 @@ from evotrain.config import Config
 from evotrain.console import Console
 from evotrain.data.sources import open_source
 from evotrain.evaluation import Evaluation
+from evotrain.metrics import write_per_protein
 from evotrain.model.kernels import check_available
 from evotrain.parallel import distributed
 from evotrain.parallel.mesh import make_mesh
@@ -50,6 +51,7 @@ def evaluate_run(config: Config) -> float | None:
     metrics = {name: value if math.isfinite(value) else None for name, value in report.metrics.items()}
     found = {"step": step, "data": source.description, "examples": source.held_out, "metrics": metrics}
     write_atomic(directory / "metrics.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+    write_per_protein(directory / "per_protein.csv", report.rows)
     evaluation.draw(report, directory)
     with ExitStack() as resources:
         console = Console(total_steps=step)

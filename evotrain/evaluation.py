@@ -17,10 +17,13 @@ from evotrain.contacts import CONTACT_CUTOFF, KEYS, LONG_RANGE, contact_precisio
 from evotrain.data.pipeline import local_rows, stack, to_devices
 from evotrain.data.sources import Example, HeldOut, Source
 from evotrain.dca import contact_scores
+from evotrain.metrics import structure_metrics
 from evotrain.parallel.mesh import batch_sharding, batch_shards
 
 SPLIT = "eval/held_out"
+PARTIAL = ("contact/", "structure/")  # metrics that not every protein has
 Metrics = dict[str, float]
+Row = dict[str, str | float]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Report:
     metrics: Metrics
     pictured: "Prediction | None"  # the held-out protein with the most long-range contacts, if any has some
     notes: list[str]  # which examples could not be read, and why
+    rows: list[dict[str, str | float]]  # name, residues and metrics of each protein
 
 
 @dataclass(frozen=True)
@@ -67,42 +71,42 @@ class Evaluation:
         guessing (`contact/chance`). `data/substituted` is the number of examples that another one had to step in for.
         """
         notes: list[str] = []
-        scores: list[Metrics] = []
-        precisions: list[Metrics] = []
+        rows: list[Row] = []
         permuted: list[Metrics] = []
         baseline: list[Metrics] = []
         pictured, most = None, 0
         for held_out in self._batches():
-            metrics, maps = self._judge(params, [each.example for each in held_out])
-            scores += metrics
+            judged = self._judge(params, [each.example for each in held_out])
             notes += [note for each in held_out if (note := str(each.example["note"]))]
-            if not maps:
+            rows += [_row(each.example, *found) for each, found in zip(held_out, judged, strict=True)]
+            if held_out[0].msa is None:
                 continue
-            _, shuffled = self._judge(params, [each.shuffled for each in held_out])
-            for each, predicted, without in zip(held_out, maps, shuffled, strict=True):
-                precisions.append(_precision(predicted["contact_probability"], each.example))
-                permuted.append(_precision(without["contact_probability"], each.example))
+            without = self._judge(params, [each.shuffled for each in held_out])
+            for each, (_, predicted), (_, shuffled) in zip(held_out, judged, without, strict=True):
+                permuted.append(_precision(shuffled["contact_probability"], each.example))
                 if self._baseline is None:
                     baseline.append(_precision(_dca(each), each.example))
                 if (contacts := _long_range_contacts(each.example)) > most:
-                    pictured, most = (each, predicted, precisions[-1]), contacts
+                    pictured, most = (each, predicted), contacts
         if self._baseline is None:
             self._baseline = baseline
-        metrics = _average(scores) | _contacts(precisions, permuted, self._baseline)
-        return Report(metrics | {"data/substituted": len(notes)}, pictured and _prediction(*pictured), notes)
+        metrics = _average(rows) | _contacts(permuted, self._baseline) | {"data/substituted": len(notes)}
+        return Report(metrics, pictured and _prediction(*pictured), notes, rows)
 
     def _batches(self) -> Iterator[list[HeldOut]]:
         for start in range(0, self._examples, self._batch_size):
             yield [self._source.evaluate(i) for i in range(start, min(start + self._batch_size, self._examples))]
 
-    def _judge(self, params: Any, examples: list[Example]) -> tuple[list[Metrics], list[dict[str, np.ndarray]]]:
-        """Metrics and maps of up to a batch of examples; a shorter one is filled up with its last example."""
+    def _judge(self, params: Any, examples: list[Example]) -> list[tuple[Metrics, dict[str, np.ndarray]]]:
+        """Metrics and predictions of up to a batch of examples; a shorter one is filled up with its last example."""
         filled = examples + examples[-1:] * (self._batch_size - len(examples))
         batch = to_devices(stack([filled[row] for row in self._rows]), self._rows, self._batch_size, self._sharding)
-        metrics, maps = _fetch(self._step(params, batch))
-        rows = range(len(examples))
-        each = [{name: float(values[row]) for name, values in metrics.items()} for row in rows]
-        return each, [{name: values[row] for name, values in maps.items()} for row in rows] if maps else []
+        metrics, maps, residues = _fetch(self._step(params, batch))
+        predicted = maps | residues
+        return [
+            ({name: float(x[row]) for name, x in metrics.items()}, {name: x[row] for name, x in predicted.items()})
+            for row in range(len(examples))
+        ]
 
 
 def draw(report: Report, directory: Path) -> dict[str, Path]:
@@ -152,7 +156,19 @@ def _dca(held_out: HeldOut) -> np.ndarray:
     return np.pad(scores, (0, len(held_out.example["seq_mask"]) - len(scores)))
 
 
-def _prediction(held_out: HeldOut, predicted: dict[str, np.ndarray], precision: Metrics) -> Prediction:
+def _row(example: Example, metrics: Metrics, predicted: dict[str, np.ndarray]) -> Row:
+    """All that is known of one protein."""
+    row: Row = {"name": str(example["name"])} | metrics
+    if "contact_probability" in predicted:
+        row |= {"residues": int(example["seq_mask"].sum())} | _precision(predicted["contact_probability"], example)
+    if "atom_positions" in predicted:
+        labels = example["all_atom_positions"], example["all_atom_mask"]
+        row |= structure_metrics(predicted["atom_positions"], predicted["atom_mask"], *labels)
+        row["structure/plddt"] = float(predicted["plddt"][example["seq_mask"] > 0].mean())
+    return row
+
+
+def _prediction(held_out: HeldOut, predicted: dict[str, np.ndarray]) -> Prediction:
     example, dca = held_out.example, _dca(held_out)
     n = int(example["seq_mask"].sum())
     at_length = next(iter(KEYS))
@@ -163,24 +179,34 @@ def _prediction(held_out: HeldOut, predicted: dict[str, np.ndarray], precision: 
         positions=example["pseudo_beta"][:n],
         mask=example["pseudo_beta_mask"][:n],
         residue_index=example["residue_index"][:n],
-        precision=precision[at_length],
+        precision=_precision(predicted["contact_probability"], example)[at_length],
         baseline=dca[:n, :n],
         baseline_precision=_precision(dca, example)[at_length],
     )
 
 
-def _average(scores: list[Metrics]) -> Metrics:
-    """The mean of each metric, and the perplexity of the mean masked-MSA loss."""
-    means = {name: float(np.mean([row[name] for row in scores])) for name in scores[0]}
+def _average(rows: list[Row]) -> Metrics:
+    """The mean of each metric, and the perplexity of the mean masked-MSA loss.
+
+    A protein for which a contact or structure metric is not defined does not count there.
+    """
+    names = [name for name in rows[0] if name not in ("name", "residues")]
+    means = {name: _mean([row[name] for row in rows], partial=name.startswith(PARTIAL)) for name in names}
     if "loss/masked_msa" in means:
         means["masked_msa/perplexity"] = float(np.exp(means["loss/masked_msa"]))
     return means
 
 
-def _contacts(precisions: list[Metrics], permuted: list[Metrics], baseline: list[Metrics]) -> Metrics:
-    if not precisions:
+def _mean(values: list[float], *, partial: bool) -> float:
+    known = [value for value in values if not (partial and math.isnan(value))]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _contacts(permuted: list[Metrics], baseline: list[Metrics]) -> Metrics:
+    """The baselines of contact precision."""
+    if not permuted:
         return {}
-    result = mean_precision(precisions)
+    result = {}
     for prefix, rows in (("permuted", permuted), ("dca", baseline)):
         means = mean_precision(rows)
         result |= {name.replace("contact", prefix, 1): means[name] for name in KEYS}

@@ -10,16 +10,17 @@ from jax.extend import core
 ATTENTION_KERNELS = {"triangle_attention_fwd": (2, 0), "triangle_attention_bwd": (5, 3)}
 
 
-def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
+def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr, open_trips: float = 1.0) -> float:
     """Multiplications and additions of all matrix products, a loop's as often as it runs, those in kernels included.
 
-    Inside a `shard_map` these are the operations of one device. What the backward pass recomputes counts again.
-    (XLA's own cost analysis counts the body of a loop once.)
+    `open_trips` is how often a loop runs whose length the program draws: recycling. Inside a `shard_map` these are the
+    operations of one device. What the backward pass recomputes counts again. (XLA's own cost analysis counts the body
+    of a loop once.)
     """
-    return sum(_flops(eqn) for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns)
+    return sum(_flops(eqn, open_trips) for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
 
-def _flops(eqn: Any) -> int:
+def _flops(eqn: Any, open_trips: float) -> float:
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         summed = math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
@@ -30,8 +31,9 @@ def _flops(eqn: Any) -> int:
         return 2 * products * math.prod(eqn.invars[q].aval.shape) * keys
     inner = [value for param in eqn.params.values() for value in _jaxprs(param)]
     if eqn.primitive.name == "cond":
-        return max(count_flops(branch) for branch in inner)
-    return eqn.params.get("length", 1) * sum(count_flops(body) for body in inner)
+        return max(count_flops(branch, open_trips) for branch in inner)
+    trips = open_trips if eqn.primitive.name == "while" else eqn.params.get("length", 1)
+    return trips * sum(count_flops(body, open_trips) for body in inner)
 
 
 def _jaxprs(param: Any) -> list[Any]:

@@ -5,15 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from evotrain.checkpoint import Checkpoints
 from evotrain.compose import differences, load_saved
-from evotrain.config import Config
+from evotrain.config import Config, ModelConfig
 from evotrain.errors import ConfigError, RunError
 from evotrain.explain import spell
 from evotrain.run_dir import RunDir
 from evotrain.state import TrainState, abstract_state, create_state
+from evotrain.weights import load_alphafold
 
 # Keys that may differ when a run is continued: they change how long it runs, where, and what it reports, not its path.
 FREE_GROUPS = ("mesh", "target", "checkpoint", "logger", "debug", "evaluate")
@@ -54,8 +56,8 @@ def check_same_run(config: Config, run_dir: RunDir) -> None:
 def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, str]:
     """The state that the run starts from, and a line that says which.
 
-    In this order: 1. the newest checkpoint of the run itself, 2. the parameters of another run (`init_from`), 3. fresh
-    parameters.
+    In this order: 1. the newest checkpoint of the run itself, 2. the parameters of another run or of AlphaFold 2
+    (`init_from`), 3. fresh parameters.
 
     Raises:
       ConfigError: `resume` forbids what the directory holds, or `init_from` names no run.
@@ -81,10 +83,28 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainSt
         return state, f"continues from step {latest}"
     if config.init_from is None:
         return create_state(config, mesh), "starts from fresh parameters"
-    params, step = load_params(config.init_from, "best", abstract.ema)
+    if config.init_from.endswith(".npz"):
+        params, origin = place_alphafold(config.init_from, config.model, abstract.ema), config.init_from
+    else:
+        params, step = load_params(config.init_from, "best", abstract.ema)
+        origin = f"step {step} of {config.init_from}"
     # A copy for the average: the step donates both, and one buffer cannot be given away twice.
     state = create_state(config, mesh)._replace(params=params, ema=jax.tree.map(jnp.copy, params))
-    return state, f"starts from step {step} of {config.init_from}"
+    return state, f"starts from {origin}"
+
+
+def place_alphafold(path: str, model: ModelConfig, abstract: Any) -> Any:
+    """AlphaFold 2's parameters from an .npz file, placed as `abstract` says.
+
+    Raises:
+      ConfigError: the file cannot be read, or holds another model.
+    """
+    params = load_alphafold(path, model)
+
+    def place(x: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(x.shape, like.sharding, lambda index: x[index])
+
+    return jax.tree.map(place, params, abstract)
 
 
 def load_params(path: str | Path, which: str | int, abstract: Any) -> tuple[Any, int]:

@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from evotrain import optimizer
 from evotrain.config import Config
-from evotrain.model.network import Example, Metrics, bind, network
+from evotrain.model.network import Arrays, Choices, Example, Metrics, bind, draw_choices, network, outputs
+from evotrain.model.recycling import Recycled
 from evotrain.parallel import fsdp
 from evotrain.parallel.mesh import (
     BATCH_AXES,
@@ -31,7 +32,8 @@ from evotrain.parallel.mesh import (
 )
 from evotrain.state import TrainState, state_specs
 
-DROPOUT_STREAM = 1  # separates the dropout keys from those that initialise the parameters
+# Separate these keys from those that initialise the parameters.
+DROPOUT_STREAM, CHOICES_STREAM = 1, 2
 
 
 def train_step(config: Config, mesh: Mesh) -> Callable[[TrainState, Example], tuple[TrainState, Metrics]]:
@@ -49,11 +51,31 @@ def gradient_step(config: Config, mesh: Mesh) -> Callable[[Any, Example, jax.Arr
     return _sharded(config, mesh, step, (specs, BATCH_SPEC, P()), (specs, P()))
 
 
-def eval_step(config: Config, mesh: Mesh) -> Callable[[Any, Example], tuple[Metrics, dict[str, jax.Array]]]:
-    """(params, batch) -> metrics [B] and maps [B, N, N] of each example."""
+def eval_step(config: Config, mesh: Mesh) -> Callable[[Any, Example], tuple[Metrics, Arrays, Arrays]]:
+    """(params, batch) -> metrics [B], maps [B, N, N] and predictions by residue [B, N, …] of each example."""
     specs = state_specs(config, mesh).params
     step = partial(_evaluate, *network(config))
-    return _sharded(config, mesh, step, (specs, BATCH_SPEC), (BATCH_SPEC, PAIR_ROWS_SPEC))
+    return _sharded(config, mesh, step, (specs, BATCH_SPEC), (BATCH_SPEC, PAIR_ROWS_SPEC, BATCH_SPEC))
+
+
+def predict_step(config: Config, mesh: Mesh) -> Callable[[Any, Example, Recycled], tuple[Arrays, Recycled]]:
+    """(params, an example's features for one pass, what the pass before left) -> (predictions, what this one leaves).
+
+    For a mesh without data and fsdp axes to speak of, since there is one example. The predictions are those of
+    `model.network.outputs`; the first pass is given zeros.
+    """
+    specs = state_specs(config, mesh).params
+    # What a lone device holds must not be marked as a part.
+    recycled = Recycled(BATCH_SPEC, PAIR_ROWS_SPEC if mesh.size > 1 else BATCH_SPEC, BATCH_SPEC)
+    step = partial(_predict, *network(config))
+    sharded = _sharded(config, mesh, step, (specs, BATCH_SPEC, recycled), (PAIR_ROWS_SPEC, BATCH_SPEC, recycled))
+
+    def predict(params: Any, features: Example, recycled: Recycled) -> tuple[Arrays, Recycled]:
+        batched = jax.tree.map(lambda x: x[None], (features, recycled))
+        maps, residues, recycled = jax.tree.map(lambda x: x[0], sharded(params, *batched))
+        return maps | residues, recycled
+
+    return jax.jit(predict)
 
 
 def _sharded(config: Config, mesh: Mesh, step: Callable, in_specs: Any, out_specs: Any, donate: tuple = ()) -> Callable:
@@ -101,15 +123,16 @@ def _gradients(
     """
     per_example = config.optimizer.clip == "per_example"
     weights = vary(fsdp.gather(params, whole) if per_example else params, differing_axes())
-    micro_gradients = partial(_clipped_sum if per_example else _plain_sum, config, graphdef, whole, weights)
+    choices = draw_choices(config.model, _key(config, CHOICES_STREAM, examples))
+    loss = partial(_loss, graphdef, whole, choices)
+    micro_gradients = partial(_clipped_sum if per_example else _plain_sum, config, loss, weights)
 
     def body(total: Any, micro: tuple[Example, jax.Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, micro_gradients(*micro)), None
 
     rows = next(iter(batch.values())).shape[0]
     index = examples + batch_shard_index() * rows + jnp.arange(rows)
-    stream = jax.random.fold_in(jax.random.key(config.seed), DROPOUT_STREAM)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(stream, index)
+    keys = jax.vmap(partial(_key, config, DROPOUT_STREAM))(index)
     micro = jax.tree.map(lambda x: x.reshape(-1, config.mesh.microbatch, *x.shape[1:]), (batch, keys))
 
     shapes = jax.eval_shape(micro_gradients, *jax.tree.map(lambda x: x[0], micro))
@@ -120,30 +143,32 @@ def _gradients(
     return grads, metrics | {"data/substituted": sum_over_batch(jnp.sum(batch["substituted"]))}
 
 
-def _loss(graphdef: nnx.GraphDef, whole: Any, weights: Any, example: Example, key: jax.Array) -> tuple[Any, Metrics]:
-    return bind(graphdef, fsdp.gather_unstacked(weights, whole)).loss(example, key)
+def _key(config: Config, stream: int, examples: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), stream), examples)
 
 
-def _plain_sum(
-    config: Config, graphdef: nnx.GraphDef, whole: Any, weights: Any, micro: Example, keys: jax.Array
-) -> tuple[Any, Metrics]:
+def _loss(
+    graphdef: nnx.GraphDef, whole: Any, choices: Choices, weights: Any, example: Example, key: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    return bind(graphdef, fsdp.gather_unstacked(weights, whole)).loss(example, key, choices)
+
+
+def _plain_sum(config: Config, loss: Callable, weights: Any, micro: Example, keys: jax.Array) -> tuple[Any, Metrics]:
     """The summed gradient and metrics of a micro-batch."""
 
     def total(weights: Any) -> tuple[jax.Array, Metrics]:
-        losses, metrics = jax.vmap(partial(_loss, graphdef, whole, weights))(micro, keys)
+        losses, metrics = jax.vmap(partial(loss, weights))(micro, keys)
         return jnp.sum(losses), jax.tree.map(jnp.sum, metrics)
 
     grads, metrics = jax.grad(total, has_aux=True)(weights)
     return grads, metrics
 
 
-def _clipped_sum(
-    config: Config, graphdef: nnx.GraphDef, whole: Any, weights: Any, micro: Example, keys: jax.Array
-) -> tuple[Any, Metrics]:
+def _clipped_sum(config: Config, loss: Callable, weights: Any, micro: Example, keys: jax.Array) -> tuple[Any, Metrics]:
     """The same with each example's gradient clipped to its own norm (AlphaFold 2, Suppl. 1.11.3)."""
 
     def clipped(example: Example, key: jax.Array) -> tuple[Any, Metrics]:
-        grads, metrics = jax.grad(partial(_loss, graphdef, whole), has_aux=True)(weights, example, key)
+        grads, metrics = jax.grad(loss, has_aux=True)(weights, example, key)
         grads = fsdp.sum_context(grads)
         norm = fsdp.norm(grads)
         factor = optimizer.clip_factor(norm, config.optimizer.clip_norm)
@@ -153,6 +178,19 @@ def _clipped_sum(
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(clipped)(micro, keys))
 
 
-def _evaluate(graphdef: nnx.GraphDef, whole: Any, params: Any, batch: Example) -> tuple[Metrics, dict[str, jax.Array]]:
+def _evaluate(graphdef: nnx.GraphDef, whole: Any, params: Any, batch: Example) -> tuple[Metrics, Arrays, Arrays]:
     weights = vary(params, BATCH_AXES)
     return lax.map(lambda example: bind(graphdef, fsdp.gather_unstacked(weights, whole)).predict(example), batch)
+
+
+def _predict(
+    graphdef: nnx.GraphDef, whole: Any, params: Any, features: Example, recycled: Recycled
+) -> tuple[Arrays, Arrays, Recycled]:
+    weights = vary(params, BATCH_AXES)
+
+    def one(example: tuple[Example, Recycled]) -> tuple[Arrays, Arrays, Recycled]:
+        features, recycled = example
+        prediction = bind(graphdef, fsdp.gather_unstacked(weights, whole))(features, recycled)
+        return *outputs(prediction, features), prediction.recycled
+
+    return lax.map(one, (features, recycled))

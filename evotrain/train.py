@@ -69,7 +69,7 @@ def train(config: Config) -> float | None:
         # ---- Programs ----
         jitted = train_step(config, mesh)
         traced = jitted.trace(abstract, batch_shapes(source, config.batch_size, batch_sharding(mesh)))
-        clock = Clock(config, count_flops(traced.jaxpr))
+        clock = Clock(config, count_flops(traced.jaxpr, open_trips=config.model.recycles / 2))
         judge = Evaluation(source, config, mesh, eval_step(config, mesh), source.held_out)
         logger = resources.enter_context(RunLogger(run_dir, config, primary=primary))
         parameters = sum(x.size for x in jax.tree.leaves(abstract.params))

@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from quick_compile import QUICK
 
-from evotrain.weights import published_name
+from evotrain.published_names import published_name
 
 Arrays = dict[str, Any]
 # (parameters, inputs, given) -> outputs by name; gradients are taken with respect to parameters and inputs.

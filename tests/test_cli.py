@@ -70,7 +70,7 @@ def test_overrides_reach_the_configuration(trained):
         (["-m", "hydra/launcher=moon"], "pip install 'evotrain[sweep]'"),
         (["seed=1,2"], "error: seed has several values, 1,2: write -m for a sweep, or 'seed=[1,2]' for a list."),
         (["mesh.simulate=8", "mesh.data=3"], "needs 3 devices, but there are 8"),
-        (["command=evaluate"], "error: command=evaluate needs the run that it evaluates"),
+        (["command=evaluate"], "error: command=evaluate needs the run that it uses"),
         (["command=evaluate", "run_dir=nowhere"], "error: There is no nowhere/config.yaml"),
         (["--help", "nothing"], "error: There is no group nothing: write --help with one of model, mesh"),
     ],
@@ -142,7 +142,7 @@ def test_evaluation_says_how_many_examples_there_were(monkeypatch, tmp_path, cap
             counted.append(examples)
 
         def run(self, params):
-            return Report({"loss": 0.5, "contact/chance": math.nan}, None, [])
+            return Report({"loss": 0.5, "contact/chance": math.nan}, None, [], [{"name": "a", "loss": 0.5}])
 
     def five_at_most(config):
         return types.SimpleNamespace(held_out=min(5, config.data.eval_examples), description="families")
@@ -157,11 +157,12 @@ def test_evaluation_says_how_many_examples_there_were(monkeypatch, tmp_path, cap
     assert counted == [4, 5]
     found = json.loads((tmp_path / "evaluate" / "coevolution-7" / "metrics.json").read_text())
     assert (found["examples"], found["metrics"]) == (5, {"loss": 0.5, "contact/chance": None})
+    assert (tmp_path / "evaluate" / "coevolution-7" / "per_protein.csv").read_text() == "name,loss\na,0.5\n"
 
 
 def test_evaluation_where_nothing_can_be_written(monkeypatch, tmp_path):
     (tmp_path / "evaluate").write_text("a file")
-    judge = types.SimpleNamespace(run=lambda _: Report({"loss": 0.5}, None, []))
+    judge = types.SimpleNamespace(run=lambda _: Report({"loss": 0.5}, None, [], []))
     monkeypatch.setattr(evaluate, "Evaluation", lambda *_: judge)
     monkeypatch.setattr(evaluate, "load_params", lambda *_: (None, 7))
     with pytest.raises(RunError, match="a part of the path is a file"):

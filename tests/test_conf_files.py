@@ -1,6 +1,7 @@
 """Every file of conf/: it composes, passes the checks, explains itself, and holds only keys of the schema."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,15 @@ FILES = sorted(conf_dir().rglob("*.yaml"))
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name in GROUPS]
 EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiment"]
 ROOT = ["data.root=proteins"]
-NEEDED = {"msa_dir": ROOT, "cueq": ["precision=bf16"]}  # by a choice, beside itself
+EXTRA, TEMPLATES = "data.extra_msa=8", "data.templates=8"
+# By a choice, beside itself.
+NEEDED = {
+    "msa_dir": ROOT,
+    "cueq": ["precision=bf16"],
+    "af2": [EXTRA, TEMPLATES],
+    "tiny_fold": [EXTRA],
+    "overfit_one": ["data.only=protein"],
+}
 
 
 def name(path: Path) -> str:
@@ -33,7 +42,8 @@ def comment(path: Path) -> list[str]:
 @pytest.mark.parametrize("devices", [1, 8])
 def test_every_experiment_composes_and_passes_the_checks(experiment, devices):
     needs_root = "msa_dir" in (conf_dir() / "experiment" / f"{experiment}.yaml").read_text()
-    overrides = ["batch_size=8"] if experiment == "notebook" and devices == 8 else []
+    small = experiment in ("notebook", "overfit_one") and devices == 8
+    overrides = [*NEEDED.get(experiment, []), *(["batch_size=8"] if small else [])]
     config = compose([f"+experiment={experiment}", *(ROOT if needs_root else []), *overrides])
     check(config, devices)
     assert config.name == experiment
@@ -41,7 +51,7 @@ def test_every_experiment_composes_and_passes_the_checks(experiment, devices):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_and_passes_the_checks(group, choice):
-    needed = NEEDED.get(choice, [])
+    needed = NEEDED.get(choice, []) if group in ("data", "kernels", "model") else []
     config = compose([f"{group}={choice}", *needed, "data.crop=64", "data.msa_clusters=64"])
     check(config, 8)
 
@@ -81,12 +91,15 @@ def test_every_key_exists_in_the_schema(path):
 
 
 def test_published_sizes():
-    """AlphaFold 2, Supplement 1.11: trunk, crops and optimizer of the two stages."""
+    """AlphaFold 2, Supplement 1.11: crops, losses and optimizer of the two stages, told apart by config alone."""
     initial, finetune = (compose([f"+experiment=af2_{stage}", *ROOT]) for stage in ("initial", "finetune"))
     assert (initial.model.blocks, initial.model.c_m, initial.model.c_z) == (48, 256, 128)
-    assert (initial.data.crop, initial.data.msa_clusters) == (256, 128)
-    assert (finetune.data.crop, finetune.data.msa_clusters) == (384, 512)
+    # Templates take the place of as many clusters.
+    assert (initial.data.crop, initial.data.msa_clusters + initial.data.templates) == (256, 128)
+    assert (finetune.data.crop, finetune.data.msa_clusters + finetune.data.templates) == (384, 512)
+    assert (initial.data.extra_msa, finetune.data.extra_msa) == (1024, 5120)
     assert (initial.optimizer.lr, finetune.optimizer.lr) == (1e-3, 5e-4)
     assert initial.optimizer.warmup_examples == 1000 * initial.batch_size
     assert initial.optimizer.decay_examples == 50_000 * initial.batch_size
-    assert initial.model == finetune.model
+    assert initial.model == replace(finetune.model, loss=initial.model.loss)
+    assert (initial.model.loss.violation, finetune.model.loss.violation) == (0, 1)

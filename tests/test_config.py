@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from evotrain.checks import AT_LEAST, AT_MOST, INTERVALS, SWITCHED_OFF, check, resolve_mesh
+from evotrain.checks import check, resolve_mesh
 from evotrain.compose import (
     compose,
     conf_dir,
-    config_for_evaluation,
     differences,
     load_saved,
     schema,
@@ -21,6 +20,8 @@ from evotrain.compose import (
 )
 from evotrain.config import BEST_MODES, DATA_CONFIGS, Config, MeshConfig, best_mode
 from evotrain.errors import ConfigError
+from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, SWITCHED_OFF
+from evotrain.trained import config_for_use
 
 
 def schema_keys() -> dict[str, Any]:
@@ -116,7 +117,7 @@ def save(config: Config, run_dir: Path) -> None:
 
 def evaluate(run_dir, *overrides: str) -> Config:
     overrides = ("command=evaluate", f"run_dir={run_dir}", *overrides)
-    return config_for_evaluation(schema(compose(overrides)), overrides)
+    return config_for_use(schema(compose(overrides)), overrides)
 
 
 def test_evaluation_takes_the_run_and_its_own_overrides(tmp_path):
@@ -155,7 +156,7 @@ def test_evaluation_refuses_to_change_what_was_trained(tmp_path):
         with pytest.raises(ConfigError, match=f"{override} changes nothing in command=evaluate: leave it out"):
             evaluate(tmp_path, override)
     with pytest.raises(ConfigError, match="write run_dir=runs/NAME"):
-        config_for_evaluation(schema(compose()), ["command=evaluate"])
+        config_for_use(schema(compose()), ["command=evaluate"])
 
 
 # --- mistakes in composition -------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def test_evaluation_refuses_to_change_what_was_trained(tmp_path):
         ("+model=small", "write model=small, without the plus"),
         ("~model", "~model would delete model, but every key has a value"),
         ("data.root=/x", "data.root is a key of data=msa_dir: select that too"),
-        ("model=tyny", "There is no model=tyny; did you mean tiny? The choices are af2, small, tiny."),
+        ("model=tyny", "There is no model=tyny; did you mean tiny? The choices are af2, small, tiny, tiny_fold."),
         ("model=3", "model=3 is not the name of a choice: write model=NAME"),
         ("model={blocks: 3}", "is not the name of a choice: write model=NAME"),
         ("model@x=tiny", "places are fixed: leave out the @"),
@@ -235,6 +236,18 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["logger=files", "logger.entity=x"], 1, "logger.entity=x changes nothing with logger.wandb=off"),
         (["logger=files", "logger.timeout=9"], 1, "logger.timeout=9 changes nothing with logger.wandb=off"),
         (["data=synthetic", "model.position=sinusoidal"], 1, "changes nothing with data.source=synthetic: leave it"),
+        (["model=tiny_fold"], 1, "model.extra_msa.blocks=1 needs rows to read, but data.extra_msa=0: write data.ex"),
+        (["model.template.blocks=2"], 1, "needs rows to read, but data.templates=0: write data.templates=…, or"),
+        (["data.extra_msa=8"], 1, "data.extra_msa=8 changes nothing with model.extra_msa.blocks=0: leave it out"),
+        (["data.templates=4"], 1, "data.templates=4 changes nothing with model.template.blocks=0: leave it out"),
+        (["model.structure.c_s=8"], 1, "model.structure.c_s=8 changes nothing with model.structure.layers=0: leave"),
+        (["model.loss.chi=1"], 1, "model.loss.chi=1.0 changes nothing with model.structure.layers=0: leave it out"),
+        (["model.loss.aligned_error=1"], 1, "changes nothing with model.structure.aligned_error=false: leave it"),
+        (["data=synthetic", "model.recycles=1"], 1, "model.recycles=1 changes nothing with data.source=synthetic"),
+        (["model.extra_msa.heads=7"], 1, "model.extra_msa.c_m=64 cannot be split over model.extra_msa.heads=7"),
+        (["checkpoint.best=structure/lddt_ca"], 1, "has no checkpoint.best=structure/lddt_ca"),
+        (["predict.recycles=9"], 1, "predict.recycles changes nothing in command=train: leave it out, or write co"),
+        (["command=predict", "predict.checkpoint=new"], 1, "predict.checkpoint=new: write best, last, or the number"),
         (["model.c_m=31"], 1, "model.c_m=31 cannot be split over model.msa_heads=2"),
         (["model.pair_heads=5"], 1, "model.c_z=32 cannot be split over model.pair_heads=5: make it a multiple, or wri"),
         (["precision.compute=bfloat16"], 1, "precision.matmul=highest changes nothing where matrices are bfloat16"),
@@ -287,7 +300,8 @@ def test_mesh_takes_the_rest(sizes, resolved):
 
 @pytest.mark.parametrize("metric", BEST_MODES)
 def test_each_metric_can_name_the_best(metric):
-    check(compose([f"checkpoint.best={metric}"]), 1)
+    folding = ["model=tiny_fold", "data.extra_msa=8"] if metric.startswith("structure/") else []
+    check(compose([*folding, f"checkpoint.best={metric}"]), 1)
     assert best_mode(metric) == BEST_MODES[metric]
 
 

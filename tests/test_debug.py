@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from tiny_run import train_tiny
 
-from evotrain import losses
 from evotrain.errors import RunError
+from evotrain.losses.representation import masked_msa_loss
 from evotrain.model import network
 
 
@@ -20,7 +20,7 @@ def debug_nans_off_again():
 @pytest.mark.usefixtures("one_device", "debug_nans_off_again")
 def test_a_nan_is_named_with_its_line(tmp_path, monkeypatch):
     def broken(logits, *labels):
-        loss, accuracy = losses.masked_msa_loss(logits, *labels)
+        loss, accuracy = masked_msa_loss(logits, *labels)
         return jnp.log(loss - loss - 1.0), accuracy
 
     monkeypatch.setattr(network, "masked_msa_loss", broken)

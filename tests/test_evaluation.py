@@ -19,10 +19,8 @@ def evaluation(batch_size: int, change=lambda source: source) -> Evaluation:
     def step(weight, batch):
         """A loss of each example, and maps in which the true contacts rank first if `weight` is positive."""
         distance = jnp.linalg.norm(batch["pseudo_beta"][:, None] - batch["pseudo_beta"][:, :, None], axis=-1)
-        return {"loss/masked_msa": weight * batch["bert_mask"].mean((1, 2))}, {
-            "contact_probability": -weight * distance,
-            "expected_distance": distance,
-        }
+        metrics = {"loss/masked_msa": weight * batch["bert_mask"].mean((1, 2, 3))}
+        return metrics, {"contact_probability": -weight * distance, "expected_distance": distance}, {}
 
     return Evaluation(change(open_source(config)), config, make_mesh(config.mesh), step, EXAMPLES)
 

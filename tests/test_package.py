@@ -39,7 +39,7 @@ def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.slow
 def test_the_wheel_holds_package_and_configuration(repository: Path, installed: Path) -> None:
     def files(root: Path) -> set[str]:
-        return {str(path.relative_to(root)) for path in root.rglob("*") if path.suffix in (".py", ".yaml")}
+        return {str(path.relative_to(root)) for path in root.rglob("*") if path.suffix in (".py", ".yaml", ".txt")}
 
     assert files(installed / "evotrain") - {f"conf/{name}" for name in files(repository / "conf")} == files(
         repository / "evotrain"

@@ -15,7 +15,7 @@ from quick_compile import QUICK
 from tree_error import largest_error
 
 from evotrain.config import CoevolutionConfig, Config, MeshConfig, ModelConfig, OptimizerConfig
-from evotrain.model.network import bind, network
+from evotrain.model.network import Choices, bind, network
 from evotrain.parallel import fsdp
 from evotrain.parallel.mesh import ALL_AXES, batch_sharding
 from evotrain.parallel.replicas import differing_replicas
@@ -68,11 +68,11 @@ def batch() -> dict[str, np.ndarray]:
     So on every context mesh there is a shard of which everything is masked.
     """
     rng = np.random.default_rng(0)
-    msa, residues = (BATCH, SEQUENCES, RESIDUES), (BATCH, RESIDUES)
+    msa, residues = (BATCH, 1, SEQUENCES, RESIDUES), (BATCH, RESIDUES)
     seq_mask = rng.random(residues) < 0.9
     seq_mask[:, RESIDUES // 2 :] = False
-    msa_mask = (rng.random(msa) < 0.9) & seq_mask[:, None]
-    msa_mask[:, SEQUENCES // 2 :] = False
+    msa_mask = (rng.random(msa) < 0.9) & seq_mask[:, None, None]
+    msa_mask[:, :, SEQUENCES // 2 :] = False
     floats = {
         "seq_mask": seq_mask,
         "target_feat": rng.normal(size=(*residues, 22)),
@@ -96,7 +96,7 @@ def of_examples() -> tuple[Any, dict[str, np.ndarray]]:
     keys = jax.vmap(partial(jax.random.fold_in, stream))(SEEN + jnp.arange(BATCH))
 
     def loss(params: Any, example: Any, key: jax.Array) -> Any:
-        return bind(graphdef, params).loss(example, key)
+        return bind(graphdef, params).loss(example, key, Choices(jnp.int32(0), jnp.float32(1.0)))
 
     gradients = jax.jit(jax.vmap(jax.grad(loss, has_aux=True), (None, 0, 0)))
     return jax.device_get(gradients.lower(params(), batch(), keys).compile(QUICK)(params(), batch(), keys))

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-# Theory says that these gradients are zero, so that they hold nothing but rounding: an offset of what the pair bias is
-# made of shifts all keys of a query alike, to which the softmax is blind.
-VANISHING = "['row_attention']['norm_z']['offset']"
+# Theory says that these gradients are zero, so that they hold nothing but rounding: an offset of the pair bias, or of
+# what it is made of, shifts all keys of a query alike, to which the softmax is blind.
+VANISHING = ("['row_attention']['norm_z']['offset']", "['attention']['pair_bias']['bias']")
 ROUNDING = 1e-6  # of the largest value in the tree
 
 
