@@ -191,7 +191,8 @@ class PrecisionConfig:
 class KernelsConfig:
     attention: str = key(
         "xla",
-        "how attention is computed: all rows at once, in chunks recomputed backward, or by cuEquivariance (NVIDIA)",
+        "how attention is computed: all rows at once (on a CPU, as many as its cache holds), in chunks recomputed "
+        "backward, or by cuEquivariance (NVIDIA)",
         ("xla", "xla_chunked", "cueq"),
     )
     chunk_rows: int | None = key(None, "rows of a chunk, for attention=xla_chunked")

@@ -12,6 +12,7 @@ from jax import lax
 from evotrain.config import ModelConfig
 from evotrain.model.kernels import attend_cueq
 from evotrain.model.layers import Dense, LayerNorm, Policy
+from evotrain.model.rows import map_rows
 from evotrain.parallel.context import gather
 
 # What a masked key's logit is replaced by, not increased by: a row without any valid key is then averaged uniformly,
@@ -27,7 +28,7 @@ class GatedAttention(nnx.Module):
 
     def __init__(self, channels: int, heads: int, head_dim: int | None, *, policy: Policy, rngs: nnx.Rngs):
         head_dim = head_dim or channels // heads
-        self.policy = policy
+        self.policy, self.heads, self.head_dim = policy, heads, head_dim
         into, per_head = (channels,), (heads, head_dim)
         self.query = Dense(into, per_head, kind="qkv", bias=False, policy=policy, rngs=rngs)
         self.key = Dense(into, per_head, kind="qkv", bias=False, policy=policy, rngs=rngs)
@@ -41,12 +42,9 @@ class GatedAttention(nnx.Module):
             weighted = ATTEND[self.policy.attention](self.query(x), self.key(x), self.value(x), mask, bias_HQK)
             return self.output(weighted * jax.nn.sigmoid(self.gate(x)))
 
-        chunk = self.policy.chunk_rows
-        if chunk is None or chunk >= x_RQC.shape[0]:
-            return attend_rows((x_RQC, mask_RK))
-        # Recomputed backward, so that the logits of one chunk are all that exists at a time.
-        one_row = jax.checkpoint(lambda row: attend_rows((row[0][None], row[1][None]))[0])
-        return lax.map(one_row, (x_RQC, mask_RK), batch_size=chunk)
+        positions = x_RQC.shape[1]
+        numbers = self.heads * positions * (positions + 4 * self.head_dim)  # logits, and what is projected from x
+        return map_rows(attend_rows, (x_RQC, mask_RK), numbers=numbers, chunk=self.policy.chunk_rows)
 
 
 def attend(
@@ -54,13 +52,18 @@ def attend(
 ) -> jax.Array:
     """softmax(q·k/√D + bias + mask)·v within each row, the softmax in float32 -> [R, Q, H, D]."""
     scaled = q_RQHD * (q_RQHD.shape[-1] ** -0.5)
-    logits_RHQK = jnp.einsum("rqhd,rkhd->rhqk", scaled, k_RKHD)
+    q_RHQD, k_RHKD, v_RHKD = (jnp.swapaxes(x, 1, 2) for x in (scaled, k_RKHD, v_RKHD))
+    logits_RHQK = jnp.einsum("rhqd,rhkd->rhqk", q_RHQD, k_RHKD)
     logits_RHQK = logits_RHQK.astype(jnp.promote_types(logits_RHQK.dtype, jnp.float32))
     if bias_HQK is not None:
         logits_RHQK += bias_HQK[None].astype(logits_RHQK.dtype)
     logits_RHQK = jnp.where(mask_RK[:, None, None, :] > 0, logits_RHQK, MASKED_LOGIT)
-    weights_RHQK = jax.nn.softmax(logits_RHQK, axis=-1).astype(v_RKHD.dtype)
-    return jnp.einsum("rhqk,rkhd->rqhd", weights_RHQK, v_RKHD)
+    # The softmax divides last, the D sums of a query instead of its K weights. It does not depend on the shift, and so
+    # has no gradient by it.
+    weights_RHQK = jnp.exp(logits_RHQK - jnp.max(lax.stop_gradient(logits_RHQK), axis=-1, keepdims=True))
+    sums_RHQD = jnp.einsum("rhqk,rhkd->rhqd", weights_RHQK.astype(v_RKHD.dtype), v_RHKD)
+    average_RHQD = sums_RHQD.astype(weights_RHQK.dtype) / jnp.sum(weights_RHQK, axis=-1, keepdims=True)
+    return jnp.swapaxes(average_RHQD.astype(v_RKHD.dtype), 1, 2)
 
 
 # By kernels.attention. All compute the same; chunks are made around them.

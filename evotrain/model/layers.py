@@ -25,7 +25,7 @@ class Policy:
     dtype: np.dtype = np.dtype("float32")  # of activations and matrix products
     init: str = "af2"
     attention: str = "xla"  # its implementation, a key of `attention.ATTEND`
-    chunk_rows: int | None = None  # attention rows computed at a time; None: all
+    chunk_rows: int | None = None  # attention rows computed at a time; None: all, on a CPU as many as its cache holds
 
     @classmethod
     def of(cls, config: Config) -> "Policy":

@@ -6,6 +6,7 @@ from flax import nnx
 
 from evotrain.config import ModelConfig
 from evotrain.model.layers import Dense, LayerNorm, Policy
+from evotrain.model.rows import map_rows
 from evotrain.parallel.context import gather, shard
 
 EPSILON = 1e-3
@@ -30,8 +31,12 @@ class OuterProductMean(nnx.Module):
         m_SIC = self.norm(m_SIC)
         left_SIC = self.left(m_SIC) * mask_SI[..., None].astype(m_SIC.dtype)
         right_SJD = gather(self.right(m_SIC) * mask_SI[..., None].astype(m_SIC.dtype), 1)
-        products_IJCD = jnp.einsum("sic,sjd->ijcd", left_SIC, right_SJD)
-        update_IJC = self.output(products_IJCD)
+
+        def sum_products(left_ISC: jax.Array) -> jax.Array:
+            return self.output(jnp.einsum("isc,sjd->ijcd", left_ISC, right_SJD))
+
+        products = right_SJD[0].size * left_SIC.shape[-1]
+        update_IJC = map_rows(sum_products, jnp.swapaxes(left_SIC, 0, 1), numbers=products)
         sequences_IJ = jnp.einsum("si,sj->ij", mask_SI, mask_SJ)
         wide = jnp.promote_types(update_IJC.dtype, jnp.float32)
         return (update_IJC.astype(wide) / (EPSILON + sequences_IJ)[..., None]).astype(update_IJC.dtype)

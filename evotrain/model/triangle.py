@@ -10,6 +10,7 @@ from flax import nnx
 from evotrain.config import ModelConfig
 from evotrain.model.attention import GatedAttention, PairBias
 from evotrain.model.layers import Dense, LayerNorm, Policy
+from evotrain.model.rows import map_rows
 from evotrain.parallel.context import gather
 
 
@@ -33,15 +34,28 @@ class TriangleMultiplication(nnx.Module):
         self.gate = Dense(c_z, c_z, kind="gate", policy=policy, rngs=rngs)
 
     def __call__(self, z_IJC: jax.Array, mask_IJ: jax.Array) -> jax.Array:
-        z_IJC = self.norm_in(z_IJC)
-        mask = mask_IJ[..., None].astype(z_IJC.dtype)
-        left = mask * self.left(z_IJC) * jax.nn.sigmoid(self.left_gate(z_IJC))
-        right = mask * self.right(z_IJC) * jax.nn.sigmoid(self.right_gate(z_IJC))
+        # The intermediates of a row are a few arrays of its own size.
+        numbers = 4 * z_IJC[0].size
+        left, right, gate = map_rows(self._edges, (z_IJC, mask_IJ), numbers=numbers)
         if self.outgoing:
             product_IJC = jnp.einsum("ikc,jkc->ijc", left, gather(right, 0))
         else:
             product_IJC = jnp.einsum("kjc,kic->ijc", left, gather(right, 1))
-        return self.output(self.norm_out(product_IJC)) * jax.nn.sigmoid(self.gate(z_IJC))
+        return map_rows(self._update, (product_IJC, gate), numbers=numbers)
+
+    def _edges(self, rows: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """z and mask -> the two edges of the triangles, and the gate of the update."""
+        z_IJC, mask_IJ = rows
+        z_IJC = self.norm_in(z_IJC)
+        mask = mask_IJ[..., None].astype(z_IJC.dtype)
+        left = mask * self.left(z_IJC) * jax.nn.sigmoid(self.left_gate(z_IJC))
+        right = mask * self.right(z_IJC) * jax.nn.sigmoid(self.right_gate(z_IJC))
+        return left, right, jax.nn.sigmoid(self.gate(z_IJC))
+
+    def _update(self, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """The sums over triangles and the gate -> the update of z."""
+        product_IJC, gate_IJC = rows
+        return self.output(self.norm_out(product_IJC)) * gate_IJC
 
 
 class TriangleAttention(nnx.Module):

@@ -61,7 +61,8 @@ def sum_over_batch(tree: Any) -> Any:
 
 def varying_axes(x: jax.Array | jax.ShapeDtypeStruct) -> frozenset[str]:
     """The axes along which devices may hold different values of `x`."""
-    return (x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)).manual_axis_type.varying
+    kind = (x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)).manual_axis_type
+    return frozenset() if kind is None else kind.varying  # None: a shape that was found outside of any mesh
 
 
 def differing_axes() -> tuple[str, ...]:
