@@ -11,6 +11,7 @@ from evotrain.config import (
     Config,
     EvaluateConfig,
     MeshConfig,
+    MsaDirConfig,
     PredictConfig,
 )
 from evotrain.contacts import LONG_RANGE
@@ -168,6 +169,11 @@ def check_parts(config: Config) -> None:
                 f"model.{part}.blocks={blocks} needs rows to read, but data.{key}=0: write data.{key}=…, or "
                 f"model.{part}.blocks=0."
             )
+    if config.command == "train" and model.structure.aligned_error and not model.loss.aligned_error:
+        raise ConfigError(
+            "model.structure.aligned_error=true with model.loss.aligned_error=0 would leave that head untrained: write "
+            "model.loss.aligned_error=0.1, as AlphaFold 2 did."
+        )
     trained = ("masked_msa", "distogram", *(STRUCTURE_LOSSES if model.structure.layers else ()))
     if not any(getattr(model.loss, part) for part in trained):
         weights = " ".join(f"model.loss.{part}=0" for part in trained)
@@ -180,6 +186,11 @@ def check_effects(config: Config) -> None:
     for key, (switch, off) in SWITCHED_OFF.items():
         if values[switch] == off and values[key] != defaults[key]:
             raise ConfigError(f"{key}={spell(values[key])} changes nothing with {switch}={spell(off)}: leave it out.")
+    if values.get("data.only") is not None and values["data.eval_fraction"] != MsaDirConfig.eval_fraction:
+        raise ConfigError(
+            f"data.eval_fraction={spell(values['data.eval_fraction'])} changes nothing with "
+            f"data.only={values['data.only']}: leave one of them out."
+        )
 
 
 def check_precision_and_kernels(config: Config) -> None:

@@ -225,7 +225,8 @@ def run(cfg: DictConfig, implicit: Sequence[str]) -> float | None:
         config = to_config(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN and default_run_dir:
             config = replace(config, run_dir=f"{config.run_dir}/{trial_name(overrides)}")
-    check(config, device_count=config.mesh.simulate or None)
+    # A prediction makes a mesh of its own.
+    check(config, device_count=config.mesh.simulate if config.mesh.simulate and config.command != "predict" else None)
     simulate_devices(config.mesh.simulate)
     return dispatch(config)
 

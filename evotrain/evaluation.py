@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from evotrain import figures
+from evotrain import figures, structure_figures
 from evotrain.config import Config
 from evotrain.contacts import CONTACT_CUTOFF, KEYS, LONG_RANGE, contact_precision, mean_precision
 from evotrain.data.pipeline import local_rows, stack, to_devices
@@ -49,6 +49,7 @@ class Prediction:
     precision: float  # long range at L
     baseline: np.ndarray  # [n, n] DCA scores
     baseline_precision: float
+    plddt: np.ndarray | None  # [n], of a model that folds
 
 
 class Evaluation:
@@ -128,6 +129,9 @@ def draw(report: Report, directory: Path) -> dict[str, Path]:
         residue_index=p.residue_index,
     )
     figures.distance_map(paths["distances"], name=p.name, expected=p.distance, true=true, mask=p.mask)
+    if p.plddt is not None:
+        paths["plddt"] = directory / "plddt.png"
+        structure_figures.plddt_along_chain(paths["plddt"], name=p.name, plddt=p.plddt)
     return paths
 
 
@@ -182,6 +186,7 @@ def _prediction(held_out: HeldOut, predicted: dict[str, np.ndarray]) -> Predicti
         precision=_precision(predicted["contact_probability"], example)[at_length],
         baseline=dca[:n, :n],
         baseline_precision=_precision(dca, example)[at_length],
+        plddt=predicted["plddt"][:n] if "plddt" in predicted else None,
     )
 
 

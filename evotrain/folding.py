@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from evotrain.config import Config, ModelConfig
 from evotrain.data.features import ExampleShape, Features, example, example_shape
-from evotrain.data.protein import CA_ATOM, NUM_ATOMS, Protein
+from evotrain.data.protein import CA_ATOM, NUM_ATOMS, UNKNOWN, Protein
 from evotrain.data.queries import Query
 from evotrain.errors import DataError, RunError
 from evotrain.metrics import pair_distances
@@ -62,12 +62,15 @@ class Folding:
         """Reads and folds a protein.
 
         Raises:
-          DataError: it cannot be read, or does not fit into the memory of the devices.
+          DataError: it cannot be read, has no known residue, or does not fit into the memory of the devices.
           RunError: the prediction is not finite.
         """
         config, mesh = self._config, self._mesh
         protein = query.load()
         depth, length = protein.msa.shape
+        known = np.flatnonzero(protein.msa[0] < UNKNOWN)
+        if not known.size:
+            raise DataError(f"none of its {length} residues is known: there is nothing to fold.")
         shape = bucket_shape(example_shape(config), depth, length, mesh.devices.size)
         if shape not in self._compiled:
             self._compiled.add(shape)
@@ -84,7 +87,7 @@ class Folding:
         tolerance = config.predict.tolerance
         with _memory_errors(length):
             first = nothing_recycled(config.model, shape.crop, mesh)
-            outputs, changes = recycle(step, first, length, passes=passes, tolerance=tolerance)
+            outputs, changes = recycle(step, first, known, passes=passes, tolerance=tolerance)
         fold = _cut_out(query.name, protein.msa[0], outputs, changes, tolerance)
         self._report(_line(fold, depth, time.monotonic() - start))
         return fold
@@ -93,15 +96,15 @@ class Folding:
 def recycle(
     step: Callable[[Recycled], tuple[Arrays, Recycled]],
     recycled: Recycled,
-    length: int,
+    residues: np.ndarray,
     *,
     passes: int,
     tolerance: float,
 ) -> tuple[Arrays, list[float]]:
     """Passes over a protein until it moves no more: the last one's predictions, and the changes between passes in Å.
 
-    At most `passes` are made. A change is the root mean square difference of all distances between the Cα of the first
-    `length` residues; a pass with one below `tolerance` Å is the last.
+    At most `passes` are made. A change is the root mean square difference of all distances between the Cα of
+    `residues`, int [K], those that have atoms; a pass with one below `tolerance` Å is the last.
 
     Raises:
       RunError: a position is not finite.
@@ -110,7 +113,7 @@ def recycle(
     before = None
     for _ in range(passes):
         outputs, recycled = step(recycled)
-        ca = np.asarray(outputs["atom_positions"])[:length, CA_ATOM]
+        ca = np.asarray(outputs["atom_positions"])[residues, CA_ATOM]
         if not np.isfinite(ca).all():
             raise RunError("the predicted positions are not finite: name other parameters, or write precision=fp32.")
         distances = pair_distances(ca)

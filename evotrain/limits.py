@@ -104,6 +104,8 @@ SWITCHED_OFF = {
     },
     **{f"model.loss.{part}": ("model.structure.layers", 0) for part in (*STRUCTURE_LOSSES, "clamp_probability")},
     "model.loss.aligned_error": ("model.structure.aligned_error", False),
+    "predict.recycles": ("model.recycles", 0),
+    "predict.tolerance": ("model.recycles", 0),
     "data.extra_msa": ("model.extra_msa.blocks", 0),
     "data.templates": ("model.template.blocks", 0),
     "model.position": ("data.source", "synthetic"),

@@ -33,12 +33,12 @@ def write_fold(directory: Path, fold: Fold) -> None:
     write_atomic(directory / "structure.pdb", pdb_bytes(structure))
     write_atomic(directory / "confidence.json", (json.dumps(confidence(fold), allow_nan=False) + "\n").encode())
 
-    beta, _ = pseudo_beta(fold.aatype, fold.positions, fold.mask)
+    beta, there = pseudo_beta(fold.aatype, fold.positions, fold.mask)
     structure_figures.contact_map(
         directory / "contacts.png",
         name=fold.name,
         probability=fold.contact_probability,
-        distance=pair_distances(beta),
+        distance=np.where(there[:, None] * there[None] > 0, pair_distances(beta), np.inf),
     )
     structure_figures.plddt_along_chain(directory / "plddt.png", name=fold.name, plddt=fold.plddt)
     if fold.aligned_error is not None:

@@ -81,7 +81,7 @@ VAN_DER_WAALS_RADII = np.array([ELEMENT_RADII[name[0]] for name in ATOM_NAMES])
 # cosines of its angles (Engh and Huber, as in `residues.txt`; AlphaFold 2, Suppl. 1.9.11).
 PEPTIDE_BOND_LENGTH, PEPTIDE_BOND_LENGTH_STDDEV = 1.329, 0.014
 PROLINE_BOND_LENGTH, PROLINE_BOND_LENGTH_STDDEV = 1.341, 0.016
-COS_CA_C_N, COS_CA_C_N_STDDEV = -0.4473, 0.0311  # 116.568° ± 1.995°
+COS_CA_C_N = -0.4473  # 116.568°; its deviation is not used, see `losses/violation.py`
 COS_C_N_CA, COS_C_N_CA_STDDEV = -0.5203, 0.0353  # 121.352° ± 2.315°
 CA_CA_DISTANCE = 3.80209737096  # Å, of neighbours around a trans peptide bond
 

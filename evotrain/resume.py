@@ -1,5 +1,6 @@
 """How a run begins: whether its directory may be used, and which parameters it starts from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from evotrain.compose import differences, load_saved
 from evotrain.config import Config, ModelConfig
 from evotrain.errors import ConfigError, RunError
 from evotrain.explain import spell
+from evotrain.published import infer_model
 from evotrain.run_dir import RunDir
 from evotrain.state import TrainState, abstract_state, create_state
 from evotrain.weights import load_alphafold
@@ -83,28 +85,41 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainSt
         return state, f"continues from step {latest}"
     if config.init_from is None:
         return create_state(config, mesh), "starts from fresh parameters"
+    fresh = create_state(config, mesh)
     if config.init_from.endswith(".npz"):
-        params, origin = place_alphafold(config.init_from, config.model, abstract.ema), config.init_from
+        params, origin = published_params(config.init_from, config.model, fresh.params), config.init_from
     else:
         params, step = load_params(config.init_from, "best", abstract.ema)
         origin = f"step {step} of {config.init_from}"
     # A copy for the average: the step donates both, and one buffer cannot be given away twice.
-    state = create_state(config, mesh)._replace(params=params, ema=jax.tree.map(jnp.copy, params))
-    return state, f"starts from {origin}"
+    return fresh._replace(params=params, ema=jax.tree.map(jnp.copy, params)), f"starts from {origin}"
 
 
-def place_alphafold(path: str, model: ModelConfig, abstract: Any) -> Any:
-    """AlphaFold 2's parameters from an .npz file, placed as `abstract` says.
+def published_params(path: str, model: ModelConfig, fresh: Any) -> Any:
+    """AlphaFold 2's parameters from an .npz file, in the place of `fresh` ones.
+
+    The aligned-error head stays fresh where the file has none: AlphaFold 2's pTM models were fine-tuned so.
 
     Raises:
       ConfigError: the file cannot be read, or holds another model.
     """
-    params = load_alphafold(path, model)
+    if model.structure.aligned_error and not infer_model(path).get("structure.aligned_error"):
+        model = replace(model, structure=replace(model.structure, aligned_error=False))
+    return fresh | place_alphafold(path, model, fresh)
 
-    def place(x: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+
+def place_alphafold(path: str, model: ModelConfig, like: Any) -> Any:
+    """AlphaFold 2's parameters from an .npz file, each on the devices of the array of that name in `like`.
+
+    Raises:
+      ConfigError: the file cannot be read, or holds another model.
+    """
+
+    def place(x: np.ndarray, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
         return jax.make_array_from_callback(x.shape, like.sharding, lambda index: x[index])
 
-    return jax.tree.map(place, params, abstract)
+    params = load_alphafold(path, model)
+    return jax.tree.map(place, params, {name: like[name] for name in params})
 
 
 def load_params(path: str | Path, which: str | int, abstract: Any) -> tuple[Any, int]:

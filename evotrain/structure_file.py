@@ -25,7 +25,7 @@ def predicted_structure(
     """One chain, A, whose residues are numbered from 1.
 
     `aatype` is int [N], `positions` [N, 37, 3] in Å and `mask` [N, 37] 1 for the atoms to write, `plddt` [N] from 0 to
-    100. An unknown residue is written as UNK.
+    100. An unknown residue is UNK; a residue without atoms is left out of the coordinates, not of the sequence.
     """
     sequence = _three_letter(aatype)
     chain = gemmi.Chain(CHAIN)
@@ -36,7 +36,8 @@ def predicted_structure(
         residue.het_flag = "A"  # ATOM records for every residue, UNK among them
         for slot in np.flatnonzero(mask[number] > 0):
             residue.add_atom(_atom(ATOM_NAMES[slot], positions[number, slot], plddt[number]))
-        chain.add_residue(residue)
+        if len(residue):
+            chain.add_residue(residue)
     model = gemmi.Model(1)
     model.add_chain(chain)
     structure = gemmi.Structure()
@@ -52,7 +53,7 @@ def mmcif_bytes(structure: gemmi.Structure) -> bytes:
     document = structure.make_mmcif_document(GROUPS)
     block = document.sole_block()
     residues = list(structure[0][CHAIN])
-    values = [residue[0].b_iso for residue in residues]  # every residue has its Cα at least
+    values = [residue[0].b_iso for residue in residues]
     metrics = block.init_loop("_ma_qa_metric.", ["id", "name", "description", "type", "mode"])
     metrics.add_row([GLOBAL_METRIC, "pLDDT", "'mean pLDDT of the chain'", "pLDDT", "global"])
     metrics.add_row([LOCAL_METRIC, "pLDDT", "'predicted lDDT-CA of each residue'", "pLDDT", "local"])

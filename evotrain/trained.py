@@ -24,9 +24,13 @@ KEYS = {"evaluate": ("command", "run_dir", "batch_size"), "predict": ("command",
 TRAINING_KEYS = ("mesh.microbatch", "data.workers", "data.prefetch")
 # What an example looks like to the model; other data are shown to it in the same way.
 EXAMPLE_KEYS = ("data.crop", "data.msa_clusters", "data.extra_msa", "data.templates", "data.mask_fraction")
+# A prediction takes its residues and rows from its input: of the data it needs no more than these.
+PREDICT_DATA_KEYS = ("data.msa_clusters", "data.extra_msa", "data.templates", "data.mask_fraction")
 # How AlphaFold 2's parameters are used where the command line says nothing else. Without templates one empty one is
 # as good as four.
 PUBLISHED = {"model": "af2", "kernels": "xla_chunked", "data.msa_clusters": 508, "data.extra_msa": 1024}
+
+UNTOLD = ("model.recycles", "model.structure.layers")  # of the model, what parameters do not tell
 
 
 def implicit_overrides(overrides: Sequence[str]) -> list[str]:
@@ -83,21 +87,32 @@ def config_for_use(cfg: DictConfig, overrides: Sequence[str]) -> Config:
 def _published(cfg: DictConfig, given: dict[str, str]) -> Config:
     """The configuration to predict with AlphaFold 2's parameters: `cfg`, its parts of the model as in the file."""
     for key, override in given.items():
+        if key in ("run_dir", "predict.checkpoint"):
+            raise ConfigError(
+                f"{override} changes nothing with predict.weights={cfg.predict.weights}: leave one of them out."
+            )
         if key.partition(".")[0] != "model":
             _check("predict", key, override, "predict.weights")
     for name, value in infer_model(cfg.predict.weights).items():
         key = f"model.{name}"
+        if key in given and key in UNTOLD:
+            continue
         if key in given and OmegaConf.select(cfg, key) != value:
             raise ConfigError(f"{given[key]} is not what {cfg.predict.weights} holds ({key}={value}): leave it out.")
         OmegaConf.update(cfg, key, value)
     config = to_config(cfg)
-    templates = config.data.templates or 1 if config.model.template.blocks else 0
-    return replace(config, data=replace(config.data, templates=templates))
+    data, model = config.data, config.model
+    if model.template.blocks and not data.templates:
+        data = replace(data, templates=max(config.mesh.context, 1))  # context shards share them evenly
+    if not model.extra_msa.blocks and "data.extra_msa" not in given:
+        data = replace(data, extra_msa=0)
+    return replace(config, data=data)
 
 
 def _check(command: str, key: str, override: str, source: str) -> None:
     """Refuses an override that a command has no use for."""
-    if key in TRAINING_KEYS:
+    of_no_use = command == "predict" and key.partition(".")[0] == "data" and key not in PREDICT_DATA_KEYS
+    if key in TRAINING_KEYS or of_no_use:
         raise ConfigError(f"{override} changes nothing in command={command}: leave it out.")
     groups = (*GROUPS, command)
     if key not in KEYS[command] and key.partition(".")[0] not in groups:

@@ -246,8 +246,17 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["data=synthetic", "model.recycles=1"], 1, "model.recycles=1 changes nothing with data.source=synthetic"),
         (["model.extra_msa.heads=7"], 1, "model.extra_msa.c_m=64 cannot be split over model.extra_msa.heads=7"),
         (["checkpoint.best=structure/lddt_ca"], 1, "has no checkpoint.best=structure/lddt_ca"),
+        (
+            ["data=msa_dir", "data.root=/x", "data.only=y", "data.eval_fraction=0.5"],
+            1,
+            "data.eval_fraction=0.5 changes nothing with data.only=y: leave one of them out",
+        ),
         (["predict.recycles=9"], 1, "predict.recycles changes nothing in command=train: leave it out, or write co"),
         (["command=predict", "predict.checkpoint=new"], 1, "predict.checkpoint=new: write best, last, or the number"),
+        (
+            ["model=tiny_fold", "data.extra_msa=8", "model.structure.aligned_error=true"], 1,
+            "model.loss.aligned_error=0 would leave that head untrained: write model.loss.aligned_error=0.1",
+        ),
         (["model.c_m=31"], 1, "model.c_m=31 cannot be split over model.msa_heads=2"),
         (["model.pair_heads=5"], 1, "model.c_z=32 cannot be split over model.pair_heads=5: make it a multiple, or wri"),
         (["precision.compute=bfloat16"], 1, "precision.matmul=highest changes nothing where matrices are bfloat16"),

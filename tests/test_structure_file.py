@@ -70,6 +70,18 @@ def test_biopython_reads_sequence_chain_atoms_and_b_factors(file, prediction):
             np.testing.assert_allclose(atom.coord, positions[number, ATOM_NAMES.index(atom.name)], atol=1e-4)
 
 
+def test_a_residue_without_atoms_is_in_the_sequence_alone(prediction):
+    aatype, positions, _, plddt = prediction
+    structure = predicted_structure("query-1", aatype, positions, ATOM37_EXISTS[aatype], plddt)
+    unknown = SEQUENCE.index("X") + 1
+    for write in WRITERS.values():
+        found = gemmi.read_structure_string(write(structure).decode())
+        found.setup_entities()
+        assert [residue.seqid.num for residue in found[0][0]] == [n + 1 for n, x in enumerate(SEQUENCE) if x != "X"]
+        assert found.entities[0].full_sequence[unknown - 1] == "UNK"
+        assert len(found.entities[0].full_sequence) == len(SEQUENCE)
+
+
 def test_training_could_read_it(file, prediction):
     _, positions, mask, _ = prediction
     found, found_mask, _ = read_chain(file, None, SEQUENCE)

@@ -14,20 +14,17 @@ from evotrain.losses.torsion import angle_norm_loss, chi_loss
 from evotrain.losses.violation import violation_loss
 from evotrain.model.rigid import Rigid, from_flat12
 from evotrain.model.structure import Structure
+from evotrain.residues import BACKBONE_GROUP
 
 Example = dict[str, jax.Array]
 Parts = dict[str, jax.Array]
 
-BACKBONE = 0  # the rigid group of N, Cα and C
 
-
-def structure_losses(
-    structure: Structure, example: Example, clamped: jax.Array, config: LossConfig, *, with_violation: bool = False
-) -> Parts:
+def structure_losses(structure: Structure, example: Example, clamped: jax.Array, config: LossConfig) -> Parts:
     """The losses of a predicted structure by the name of their weight in `config`, each [].
 
     `clamped` is 1 where the backbone error is clamped and 0 where it is not. The violation is left out where its weight
-    is zero, since it costs as much as the others together, but `with_violation` asks for it.
+    is zero, since it costs as much as the others together.
     """
     target, mask = _backbone(example)
     renamed = renamed_target(structure.atom14_positions, example)
@@ -44,7 +41,7 @@ def structure_losses(
         "chi": chi_loss(structure.angles, example["aatype"], example["chi_angles"], example["chi_mask"]),
         "angle_norm": angle_norm_loss(structure.unnormalized_angles, example["seq_mask"]),
     }
-    if with_violation or config.violation:
+    if config.violation:
         parts["violation"] = violation_loss(structure.atom14_positions, example)
     return parts
 
@@ -71,5 +68,5 @@ def confidence_losses(
 
 def _backbone(example: Example) -> tuple[Rigid, jax.Array]:
     """The observed backbone frames [N] in Å, and where there are any [N]."""
-    frames = from_flat12(example["rigidgroups_gt_frames"][:, BACKBONE])
-    return frames, example["rigidgroups_gt_exists"][:, BACKBONE]
+    frames = from_flat12(example["rigidgroups_gt_frames"][:, BACKBONE_GROUP])
+    return frames, example["rigidgroups_gt_exists"][:, BACKBONE_GROUP]

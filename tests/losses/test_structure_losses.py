@@ -37,7 +37,7 @@ LABELS = {
 def losses(prediction: Arrays, example: Arrays) -> Arrays:
     """All parts, the violation among them."""
     structure = structure_of(prediction)
-    parts = structure_losses(structure, example, jnp.float32(0.5), LossConfig(), with_violation=True)
+    parts = structure_losses(structure, example, jnp.float32(0.5), LossConfig(violation=1.0))
     logits = (prediction[name] for name in ("plddt", "resolved", "aligned_error"))
     return parts | confidence_losses(*logits, structure, example)
 
