@@ -159,6 +159,11 @@ def check_parts(config: Config) -> None:
             if value:
                 raise ConfigError(f"{key}={value} changes nothing with data.source=synthetic: write {key}=0.")
         return
+    if data.source == "coevolution" and model.structure.layers and config.command == "train":
+        raise ConfigError(
+            f"model.structure.layers={model.structure.layers} has nothing to learn from data=coevolution, which makes "
+            "Cα and Cβ atoms only: write data=msa_dir data.root=…, or model.structure.layers=0."
+        )
     for part, rows, blocks in (
         ("extra_msa", data.extra_msa, model.extra_msa.blocks),
         ("template", data.templates, model.template.blocks),

@@ -15,23 +15,25 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from evotrain.limits import LOSS_PARTS
+
 LOG_WIDTH = 100
 TERMINAL_WIDTH = 120  # a row that is wider than this is hard to read, however wide the terminal
 
 # Labels of the metrics that evaluations share; others are shown under their own names.
-LOSSES = {"loss": "loss", "loss/masked_msa": "masked_msa", "loss/distogram": "distogram"}
+LOSSES = {"loss": "loss"} | {f"loss/{part}": part for part in LOSS_PARTS}
 STRUCTURES = {
     "structure/lddt_ca": "lDDT-Cα",
     "structure/tm_score": "TM-score",
     "structure/gdt_ts": "GDT-TS",
-    "structure/rmsd": "RMSD",
+    "structure/rmsd": "RMSD/Å",
     "structure/plddt": "pLDDT",
 }
 ACCURACIES = {"masked_msa/accuracy": "masked-MSA accuracy", "masked_msa/perplexity": "perplexity"}
 CUTOFFS = {"precision_at_L": "P@L", "precision_at_L2": "P@L/2", "precision_at_L5": "P@L/5"}
 PREDICTORS = {"contact": "model", "dca": "DCA", "permuted": "permuted"}
 CHANCE = "contact/chance"
-TRAIN = LOSSES | {"grad_norm": "grad_norm"}
+TRAIN = {name: LOSSES[name] for name in ("loss", "loss/masked_msa", "loss/distogram")} | {"grad_norm": "grad_norm"}
 SWITCHES = ("blocks", "layers")  # keys whose 0 leaves a part of the model out
 # Counts of what should not happen; a row shows those that are not zero.
 ALARMS = {"skipped", "data/substituted"}

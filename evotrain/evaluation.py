@@ -126,7 +126,7 @@ def draw(report: Report, directory: Path) -> dict[str, Path]:
         mask=p.mask,
         precision=p.precision,
         baseline_precision=p.baseline_precision,
-        residue_index=p.residue_index,
+        residue_index=p.residue_index + 1,  # features number residues from 0, people from 1
     )
     figures.distance_map(paths["distances"], name=p.name, expected=p.distance, true=true, mask=p.mask)
     if p.plddt is not None:

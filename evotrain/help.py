@@ -44,7 +44,7 @@ def print_help(conf: Path, words: list[str], console: Console | None = None) -> 
 
 
 def _overview(conf: Path, console: Console) -> None:
-    console.print("[bold]evotrain[/] trains AlphaFold-class trunks in JAX, from a laptop to a pod.\n")
+    console.print("[bold]evotrain[/] trains AlphaFold 2 in JAX, from a laptop to a pod.\n")
     _section(console, "python -m evotrain …", COMMANDS)
     _section(console, "Experiments: +experiment=NAME", _choices(conf, "experiment"))
     _section(console, "Sweeps: -m +sweep=NAME", _choices(conf, "sweep"))

@@ -115,8 +115,8 @@ def read_published(source: Source) -> Arrays:
             raise ConfigError(
                 f"There is no file {source}: name AlphaFold 2's parameters, as in params_model_1.npz."
             ) from None
-        except (OSError, ValueError, TypeError, EOFError, BadZipFile, ZlibError) as error:
-            raise ConfigError(f"{source} cannot be read as an .npz file ({error}): fetch or write it anew.") from None
+        except (OSError, ValueError, TypeError, EOFError, BadZipFile, ZlibError):
+            raise ConfigError(f"{source} cannot be read as an .npz file: fetch or write it anew.") from None
     for name in arrays:
         if not name.startswith(PREFIX):
             raise ConfigError(

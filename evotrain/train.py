@@ -9,6 +9,7 @@ from evotrain import compose
 from evotrain.checkpoint import Checkpoints
 from evotrain.checks import check, resolve_mesh
 from evotrain.config import Config
+from evotrain.console import format_number
 from evotrain.data.pipeline import Batches, batch_shapes
 from evotrain.data.sources import open_source
 from evotrain.errors import Preempted
@@ -115,6 +116,6 @@ def train(config: Config) -> float | None:
                 if preempted and not last:
                     raise Preempted(f"stopped after step {number}, which is saved: start the same command to go on.")
         objective = run.objective()
-        best = "" if objective is None else f", best {config.checkpoint.best} {objective:.4g}"
+        best = "" if objective is None else f", best {config.checkpoint.best} {format_number(objective)}"
         logger.event(f"Finished{best}. Figures, metrics and checkpoints are in {run_dir.path}.")
         return objective

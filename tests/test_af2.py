@@ -47,8 +47,9 @@ def test_both_experiments_train_at_a_reduced_depth(realdata, one_device, tmp_pat
     """On real proteins; fine-tuning starts from what initial training wrote under the published names."""
     small = [
         f"data.root={realdata}", "model.blocks=2", "model.extra_msa.blocks=1", "model.template.blocks=1",
-        "model.c_m=64", "model.c_z=64", "model.structure.c_s=128", "data.crop=48", "data.msa_clusters=28", "data.extra_msa=64",
-        "data.eval_examples=8", "data.workers=0", "batch_size=1", "precision=fp32", "logger=files", "mesh.data=1",
+        "model.c_m=64", "model.c_z=64", "model.structure.c_s=128", "data.crop=48", "data.msa_clusters=28",
+        "data.extra_msa=64", "data.eval_examples=8", "data.workers=0", "batch_size=1", "precision=fp32",
+        "logger=files", "mesh.data=1",
     ]  # fmt: skip
     rates = ["optimizer.warmup_examples=40", "optimizer.decay_examples=null", "optimizer.ema_decay=0.95"]
     initial = compose(["+experiment=af2_initial", *small, *rates, f"run_dir={tmp_path}/initial", "steps=300"])

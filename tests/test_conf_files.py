@@ -22,8 +22,8 @@ EXTRA, TEMPLATES = "data.extra_msa=8", "data.templates=8"
 NEEDED = {
     "msa_dir": ROOT,
     "cueq": ["precision=bf16"],
-    "af2": [EXTRA, TEMPLATES],
-    "tiny_fold": [EXTRA],
+    "af2": ["data=msa_dir", *ROOT, EXTRA, TEMPLATES],
+    "tiny_fold": ["data=msa_dir", *ROOT, EXTRA],
     "overfit_one": ["data.only=protein"],
 }
 

@@ -236,7 +236,8 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["logger=files", "logger.entity=x"], 1, "logger.entity=x changes nothing with logger.wandb=off"),
         (["logger=files", "logger.timeout=9"], 1, "logger.timeout=9 changes nothing with logger.wandb=off"),
         (["data=synthetic", "model.position=sinusoidal"], 1, "changes nothing with data.source=synthetic: leave it"),
-        (["model=tiny_fold"], 1, "model.extra_msa.blocks=1 needs rows to read, but data.extra_msa=0: write data.ex"),
+        (["model=tiny_fold"], 1, "model.structure.layers=4 has nothing to learn from data=coevolution, which makes C"),
+        (["model.extra_msa.blocks=1"], 1, "needs rows to read, but data.extra_msa=0: write data.ex"),
         (["model.template.blocks=2"], 1, "needs rows to read, but data.templates=0: write data.templates=…, or"),
         (["data.extra_msa=8"], 1, "data.extra_msa=8 changes nothing with model.extra_msa.blocks=0: leave it out"),
         (["data.templates=4"], 1, "data.templates=4 changes nothing with model.template.blocks=0: leave it out"),
@@ -254,7 +255,8 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["predict.recycles=9"], 1, "predict.recycles changes nothing in command=train: leave it out, or write co"),
         (["command=predict", "predict.checkpoint=new"], 1, "predict.checkpoint=new: write best, last, or the number"),
         (
-            ["model=tiny_fold", "data.extra_msa=8", "model.structure.aligned_error=true"], 1,
+            ["model=tiny_fold", "data=msa_dir", "data.root=x", "data.extra_msa=8", "model.structure.aligned_error=1"],
+            1,
             "model.loss.aligned_error=0 would leave that head untrained: write model.loss.aligned_error=0.1",
         ),
         (["model.c_m=31"], 1, "model.c_m=31 cannot be split over model.msa_heads=2"),
@@ -309,7 +311,11 @@ def test_mesh_takes_the_rest(sizes, resolved):
 
 @pytest.mark.parametrize("metric", BEST_MODES)
 def test_each_metric_can_name_the_best(metric):
-    folding = ["model=tiny_fold", "data.extra_msa=8"] if metric.startswith("structure/") else []
+    folding = (
+        ["model=tiny_fold", "data=msa_dir", "data.root=x", "data.extra_msa=8"]
+        if metric.startswith("structure/")
+        else []
+    )
     check(compose([*folding, f"checkpoint.best={metric}"]), 1)
     assert best_mode(metric) == BEST_MODES[metric]
 

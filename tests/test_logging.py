@@ -196,7 +196,7 @@ def test_evaluation_row_of_a_log():
         "eval held_out step 200: contact P@L 0.412 (DCA 0.310, permuted 0.105, chance 0.041)\n"
         "    P@L/2 0.500 (DCA 0.350)  P@L/5 0.600\n"
         "    loss 2.200  masked_msa 2.000  distogram 3.500  masked-MSA accuracy 0.500  perplexity 6.250\n"
-        "    other 7  3.2 s\n"
+        "    other 7  took 3.2 s\n"
     )
     assert printed(lambda console: console.log(2, "eval/x", {"loss": 1e-5})) == "eval x step 2: loss 1.0e-05\n"
     assert printed(lambda console: console.log(2, "eval/x", {})).strip() == "eval x step 2:"
