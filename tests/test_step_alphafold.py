@@ -129,8 +129,11 @@ def expected() -> Any:
     return jax.tree.map(lambda x: np.mean(x, axis=0), jax.device_get(gradients(params(), batch(), keys)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 2, 4), (2, 1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param((1, 2, 4), marks=pytest.mark.slow), pytest.param((2, 1, 2), marks=pytest.mark.nightly)],
+    ids=str,
+)
 def test_the_gradient_is_that_of_a_plain_program(shape: Shape):
     data, parts, context = shape
     config = replace(CONFIG, mesh=MeshConfig(data=data, fsdp=parts, context=context))
