@@ -9,7 +9,7 @@ from evotrain.cli import main
 
 
 @pytest.mark.nightly
-def test_one_protein_is_learned_by_heart(realdata, tmp_path):
+def test_one_protein_is_learned_by_heart(realdata, one_device, tmp_path):
     run_dir = tmp_path / "overfit"
     data = [f"data.root={realdata}", "data.only=1orc_A"]
     assert main(["+experiment=overfit_one", *data, f"run_dir={run_dir}", "logger=files", "mesh.data=1"]) == 0
