@@ -14,8 +14,8 @@ import gemmi
 import numpy as np
 
 from evotrain.config import CoevolutionConfig
-from evotrain.data.alignment import letters
-from evotrain.data.coevolution import generate_family
+from evotrain.data.formats.alignment import letters
+from evotrain.data.generated.coevolution import generate_family
 from evotrain.data.protein import CA_ATOM, CB_ATOM, Protein
 
 SAMPLE = Path(__file__).resolve().parent / "sample"

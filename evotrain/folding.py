@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evotrain.config import Config, ModelConfig
-from evotrain.data.features import ExampleShape, Features, example, example_shape
+from evotrain.data.features.example import ExampleShape, Features, example, example_shape
 from evotrain.data.protein import CA_ATOM, NUM_ATOMS, UNKNOWN, Protein
 from evotrain.data.queries import Query
 from evotrain.errors import DataError, RunError

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from evotrain import structure_figures
-from evotrain.data.alignment import letters
+from evotrain.data.formats.alignment import letters
 from evotrain.data.protein import pseudo_beta
 from evotrain.folding import Fold
 from evotrain.metrics import pair_distances

@@ -7,7 +7,7 @@ pLDDT, which Mol* and ChimeraX colour by.
 import gemmi
 import numpy as np
 
-from evotrain.data.alignment import letters
+from evotrain.data.formats.alignment import letters
 from evotrain.residues import ATOM_NAMES
 
 CHAIN, ENTITY = "A", "1"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evotrain.compose import compose
-from evotrain.data.features import ExampleShape, example
+from evotrain.data.features.example import ExampleShape, example
 from evotrain.data.protein import CA_ATOM, NUM_ATOMS, UNKNOWN, Protein
 from evotrain.data.queries import Query
 from evotrain.errors import DataError, RunError

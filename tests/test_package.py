@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from evotrain.config import MsaDirConfig
-from evotrain.data.msa_dir import MsaDir
+from evotrain.data.sets.raw import MsaDir
 
 PATIENCE = 300  # seconds that a started program may take at most; nothing here measures time
 

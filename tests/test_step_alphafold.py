@@ -23,7 +23,7 @@ from evotrain.config import (
     StructureConfig,
     TemplateConfig,
 )
-from evotrain.data.features import example, example_shape
+from evotrain.data.features.example import example, example_shape
 from evotrain.data.pipeline import stack
 from evotrain.data.protein import Protein, Templates
 from evotrain.model.network import bind, draw_choices, network

@@ -4,8 +4,8 @@ import gemmi
 import numpy as np
 import pytest
 
-from evotrain.data.alignment import encode
-from evotrain.data.structure import read_chain
+from evotrain.data.formats.alignment import encode
+from evotrain.data.formats.structure import read_chain
 from evotrain.residues import ATOM37_EXISTS, ATOM_NAMES
 from evotrain.structure_file import mmcif_bytes, pdb_bytes, predicted_structure
 

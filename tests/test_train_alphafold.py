@@ -9,7 +9,7 @@ import pytest
 from tiny_run import SIZES, rows, saved_state, tiny_config, train_tiny
 
 from evotrain.cli import main
-from evotrain.data.alignment import letters
+from evotrain.data.formats.alignment import letters
 from evotrain.errors import ConfigError
 from evotrain.model.network import initial_params
 from evotrain.residues import ATOM37_EXISTS

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evotrain.data.alignment import read_a3m, read_fasta
-from evotrain.data.msa_dir import ALIGNMENT_FILES, TEMPLATE_FILE
+from evotrain.data.features.templates import read_templates
+from evotrain.data.formats.alignment import read_a3m, read_fasta
 from evotrain.data.protein import NUM_ATOMS, Protein, Templates
-from evotrain.data.templates import read_templates
+from evotrain.data.sets.raw import ALIGNMENT_FILES, TEMPLATE_FILE
 from evotrain.errors import DataError
 
 A3M_SUFFIXES = (".a3m", ".a3m.gz")

@@ -11,11 +11,11 @@ import grain
 import numpy as np
 
 from evotrain.config import CoevolutionConfig, Config, MsaDirConfig
-from evotrain.data.coevolution import generate_family, shuffle_columns
-from evotrain.data.features import ExampleShape, example, example_shape
-from evotrain.data.msa_dir import MsaDir
+from evotrain.data.features.example import ExampleShape, example, example_shape
+from evotrain.data.generated.coevolution import generate_family, shuffle_columns
+from evotrain.data.generated.synthetic import gaussian_example
 from evotrain.data.protein import Protein
-from evotrain.data.synthetic import gaussian_example
+from evotrain.data.sets.raw import MsaDir
 
 HOST_KEYS = ("name", "note")
 

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from evotrain.data.alignment import encode, letters
+from evotrain.data.formats.alignment import encode, letters
 from evotrain.data.queries import find_queries
 from evotrain.errors import DataError
 

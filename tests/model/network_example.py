@@ -13,9 +13,9 @@ from flax import nnx
 from parity import random_params
 
 from evotrain.config import ExtraMSAConfig, LossConfig, ModelConfig, StructureConfig, TemplateConfig
-from evotrain.data.labels import structure_labels
+from evotrain.data.features.labels import structure_labels
+from evotrain.data.features.templates import template_features
 from evotrain.data.protein import GAP, NUM_ATOMS, Templates, pseudo_beta
-from evotrain.data.templates import template_features
 from evotrain.model.layers import Policy
 from evotrain.model.network import RESAMPLED, AlphaFold
 from evotrain.residues import ATOM37_EXISTS

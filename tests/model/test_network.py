@@ -9,7 +9,7 @@ import pytest
 from quick_compile import QUICK
 
 from evotrain.config import CoevolutionConfig, Config, ModelConfig, SyntheticConfig
-from evotrain.data.synthetic import gaussian_example
+from evotrain.data.generated.synthetic import gaussian_example
 from evotrain.model.network import bind, initial_params, network
 
 SEQUENCES, RESIDUES = 4, 6

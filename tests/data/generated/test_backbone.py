@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evotrain.data.backbone import compact_backbone
+from evotrain.data.generated.backbone import compact_backbone
 
 
 def distances(positions):

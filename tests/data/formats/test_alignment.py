@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from evotrain.data.alignment import encode, letters, read_a3m
+from evotrain.data.formats.alignment import encode, letters, read_a3m
 from evotrain.data.protein import GAP, UNKNOWN
 from evotrain.errors import DataError
 

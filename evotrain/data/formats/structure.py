@@ -7,7 +7,7 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from evotrain.data.alignment import encode, letters
+from evotrain.data.formats.alignment import encode, letters
 from evotrain.data.protein import NUM_ATOMS, RESIDUES, UNKNOWN
 from evotrain.errors import DataError
 from evotrain.residues import ATOM_INDEX, RESIDUE_ATOM14_NAMES

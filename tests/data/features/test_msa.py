@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evotrain.data import msa as transforms
+from evotrain.data.features import msa as transforms
 from evotrain.data.protein import GAP, MASK
 
 LENGTH = 37

@@ -18,10 +18,10 @@ from threading import Lock
 import numpy as np
 
 from evotrain.config import MsaDirConfig
-from evotrain.data.alignment import letters, read_a3m
+from evotrain.data.features.templates import read_templates
+from evotrain.data.formats.alignment import letters, read_a3m
+from evotrain.data.formats.structure import read_chain
 from evotrain.data.protein import Protein
-from evotrain.data.structure import read_chain
-from evotrain.data.templates import read_templates
 from evotrain.errors import DataError
 from evotrain.explain import did_you_mean
 

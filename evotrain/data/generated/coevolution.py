@@ -13,7 +13,7 @@ import numpy as np
 
 from evotrain.config import CoevolutionConfig
 from evotrain.contacts import CONTACT_CUTOFF
-from evotrain.data.backbone import compact_backbone
+from evotrain.data.generated.backbone import compact_backbone
 from evotrain.data.protein import CA_ATOM, CB_ATOM, NUM_ATOMS, RESIDUES, Protein
 
 Q = len(RESIDUES)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evotrain.data.structure import read_chain
+from evotrain.data.formats.structure import read_chain
 from evotrain.errors import DataError
 from evotrain.residues import ATOM_INDEX
 

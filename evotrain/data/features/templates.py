@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evotrain.data.labels import PSI, torsion_angles
+from evotrain.data.features.labels import PSI, torsion_angles
 from evotrain.data.protein import C_ATOM, CA_ATOM, GAP, N_ATOM, NUM_ATOMS, RESIDUES, UNKNOWN, Templates, pseudo_beta
 from evotrain.errors import DataError
 

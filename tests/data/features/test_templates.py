@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from quick_compile import QUICK
 
+from evotrain.data.features.templates import CANDIDATES, choose_templates, read_templates, template_features
 from evotrain.data.protein import GAP, GLYCINE, UNKNOWN, Templates
-from evotrain.data.templates import CANDIDATES, choose_templates, read_templates, template_features
 from evotrain.errors import DataError
 
 COUNT, LENGTH = 5, 30

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from evotrain.config import Config
-from evotrain.data import msa as transforms
-from evotrain.data.labels import structure_labels
+from evotrain.data.features import msa as transforms
+from evotrain.data.features.labels import structure_labels
+from evotrain.data.features.templates import choose_templates, template_features
 from evotrain.data.protein import GAP, Protein, pseudo_beta
-from evotrain.data.templates import choose_templates, template_features
 
 Features = dict[str, np.ndarray]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evotrain.compose import compose
-from evotrain.data.features import ExampleShape, example, example_shape
+from evotrain.data.features.example import ExampleShape, example, example_shape
 from evotrain.data.protein import CA_ATOM, GAP, GLYCINE, Protein, Templates
 
 ROWS, LENGTH = 60, 37

@@ -9,9 +9,9 @@ from quick_compile import QUICK
 
 from evotrain import residues
 from evotrain.config import MsaDirConfig
-from evotrain.data.labels import PSI, rigid_group_frames, structure_labels, torsion_angles
-from evotrain.data.msa_dir import MsaDir
+from evotrain.data.features.labels import PSI, rigid_group_frames, structure_labels, torsion_angles
 from evotrain.data.protein import CA_ATOM, CB_ATOM, GAP
+from evotrain.data.sets.raw import MsaDir
 from evotrain.residues import NUM_CHI
 
 LENGTH = 42
