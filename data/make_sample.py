@@ -13,10 +13,10 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from evotrain.config import CoevolutionConfig
 from evotrain.data.formats.alignment import letters
 from evotrain.data.generated.coevolution import generate_family
 from evotrain.data.protein import CA_ATOM, CB_ATOM, Protein
+from evotrain.data_config import CoevolutionConfig
 
 SAMPLE = Path(__file__).resolve().parent / "sample"
 SEED = 0

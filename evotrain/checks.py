@@ -6,15 +6,9 @@ from pathlib import PurePath
 from typing import Any
 
 from evotrain.compose import flatten
-from evotrain.config import (
-    BEST_MODES,
-    Config,
-    EvaluateConfig,
-    MeshConfig,
-    MsaDirConfig,
-    PredictConfig,
-)
+from evotrain.config import BEST_MODES, Config, EvaluateConfig, MeshConfig, PredictConfig
 from evotrain.contacts import LONG_RANGE
+from evotrain.data_config import MsaDirConfig
 from evotrain.errors import ConfigError
 from evotrain.explain import did_you_mean, listing, spell
 from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, STRUCTURE_LOSSES, SWITCHED_OFF

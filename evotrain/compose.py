@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from evotrain.config import DATA_CONFIGS, Config
+from evotrain.config import Config
+from evotrain.data_config import DATA_CONFIGS
 from evotrain.errors import ConfigError
 from evotrain.explain import COMPOSITION_ERRORS, check_override, explain
 

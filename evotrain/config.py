@@ -4,23 +4,12 @@
 that span several keys. No jax here: a mistake is answered before the accelerator is touched.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-
-def key(default: Any, meaning: str, choices: tuple[str, ...] = ()) -> Any:
-    """A configuration key: its default, its one-line meaning, and the words it may take (empty: any)."""
-    metadata = {"meaning": meaning, "choices": choices}
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def group(cls: type, meaning: str) -> Any:
-    """A nested group of keys."""
-    return field(default_factory=cls, metadata={"meaning": meaning, "choices": ()})
+from evotrain.data_config import DataConfig
+from evotrain.keys import group, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,41 +130,6 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    source: str = key(MISSING, "the kind of data; set by the choice of data=…", ("coevolution", "synthetic", "msa_dir"))
-    crop: int = key(MISSING, "residues of an example; longer proteins are cropped, shorter ones padded")
-    msa_clusters: int = key(MISSING, "MSA rows of an example, templates not counted")
-    extra_msa: int = key(0, "rows of the extra MSA; for a model that has an extra MSA stack")
-    templates: int = key(0, "templates of an example, at most; for a model that embeds them")
-    eval_examples: int = key(32, "held-out examples that an evaluation reads, at most")
-    workers: int = key(0, "processes that prepare examples; 0: threads of the main process")
-    prefetch: int = key(4, "batches prepared ahead")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig(DataConfig):
-    source: str = key("synthetic", "the kind of data; set by the choice of data=…", ("synthetic",))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoevolutionConfig(DataConfig):
-    source: str = key("coevolution", "the kind of data; set by the choice of data=…", ("coevolution",))
-    mask_fraction: float = key(0.15, "MSA positions that are hidden for the masked-MSA loss")
-    coupling: float = key(1.4, "strength of the Potts couplings of touching residues; 0: columns are independent")
-    family_noise: float = key(0.1, "per-family deviation from the shared coupling table, relative to it")
-    branch_sweeps: float = key(2.0, "Gibbs sweeps along the mean branch of the phylogeny; more: less related sequences")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MsaDirConfig(DataConfig):
-    source: str = key("msa_dir", "the kind of data; set by the choice of data=…", ("msa_dir",))
-    root: str = key(MISSING, "directory with <id>/msa.a3m[.gz] and <id>/structure.cif[.gz] or .pdb[.gz]")
-    mask_fraction: float = key(0.15, "MSA positions that are hidden for the masked-MSA loss")
-    eval_fraction: float = key(0.1, "proteins held out where index.csv names no split")
-    only: str | None = key(None, "train on this one protein of root, and evaluate on it too; null: on all of them")
-
-
-@dataclass(frozen=True, kw_only=True)
 class PrecisionConfig:
     compute: str = key(
         "float32", "dtype of activations and matrix products; parameters stay float32", ("float32", "bfloat16")
@@ -243,8 +197,16 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    out: str | None = key(None, "directory that is written")
+    shard: str = key("0/1", "the part i/n of the work that this process does, 0 ≤ i < n, for n jobs on a cluster")
+    workers: int | None = key(None, "processes that read proteins; null: one for each CPU core")
+    proteins_per_file: int = key(1024, "proteins of one ArrayRecord file")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    command: str = key("train", "what to do", ("train", "evaluate", "predict"))
+    command: str = key("train", "what to do", ("train", "prepare", "evaluate", "predict"))
     name: str = key(MISSING, "the run's name; names its directory and its W&B run")
     run_dir: str = key("runs/${name}", "where everything of the run is written; the same at every restart")
     seed: int = key(0, "seed of everything random: weights, data order, masking, dropout")
@@ -270,15 +232,10 @@ class Config:
     checkpoint: CheckpointConfig = group(CheckpointConfig, "what is saved, and when")
     logger: LoggerConfig = group(LoggerConfig, "what is reported, and where")
     debug: DebugConfig = group(DebugConfig, "aids for finding a fault")
+    prepare: PrepareConfig = group(PrepareConfig, "for command=prepare")
     evaluate: EvaluateConfig = group(EvaluateConfig, "for command=evaluate")
     predict: PredictConfig = group(PredictConfig, "for command=predict")
 
-
-DATA_CONFIGS: dict[str, type[DataConfig]] = {
-    "synthetic": SyntheticConfig,
-    "coevolution": CoevolutionConfig,
-    "msa_dir": MsaDirConfig,
-}
 
 # Evaluation metrics that can name the best checkpoint, and which end is good.
 BEST_MODES = {

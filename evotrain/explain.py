@@ -18,7 +18,8 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from evotrain.config import DATA_CONFIGS, Config
+from evotrain.config import Config
+from evotrain.data_config import DATA_CONFIGS
 from evotrain.errors import ConfigError
 
 # What composition raises for a mistake in a configuration file or on the command line.

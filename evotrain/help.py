@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evotrain.config import DATA_CONFIGS, Config
+from evotrain.config import Config
+from evotrain.data_config import DATA_CONFIGS
 from evotrain.errors import ConfigError
 from evotrain.explain import spell
 

@@ -55,6 +55,10 @@ AT_LEAST = {
     "data.eval_examples": 1,
     "data.workers": 0,
     "data.prefetch": 1,
+    "data.length": 1,
+    "data.depth": 1,
+    "data.block_deletions": 0,
+    "data.max_rows": 1,
     "kernels.chunk_rows": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
@@ -62,6 +66,8 @@ AT_LEAST = {
     "logger.timeout": 1,
     "evaluate.examples": 1,
     "predict.recycles": 0,
+    "prepare.workers": 1,
+    "prepare.proteins_per_file": 1,
 }
 
 AT_MOST = {"seed": 2**32 - 1}  # jax makes its keys from 32 bits: a larger seed would repeat a smaller one
@@ -87,7 +93,14 @@ INTERVALS = {
     "data.coupling": FROM_ZERO,
     "data.family_noise": FROM_ZERO,
     "data.branch_sweeps": ABOVE_ZERO,
-    "data.eval_fraction": ("(", 0.0, 1.0, ")"),
+    "data.eval_fraction": BELOW_ONE,
+    "data.timeout": ABOVE_ZERO,
+    "data.block_fraction": FRACTION,
+    "data.spatial_crop": ("[", 0.0, 1.0, "]"),
+    "data.max_resolution": ABOVE_ZERO,
+    "data.max_repeat": FRACTION,
+    "data.min_plddt": ("[", 0.0, 100.0, "]"),
+    "data.weight": ABOVE_ZERO,
     "predict.tolerance": FROM_ZERO,
 }
 

@@ -18,7 +18,8 @@ from evotrain.compose import (
     schema,
     to_yaml,
 )
-from evotrain.config import BEST_MODES, DATA_CONFIGS, Config, MeshConfig, best_mode
+from evotrain.config import BEST_MODES, Config, MeshConfig, best_mode
+from evotrain.data_config import DATA_CONFIGS
 from evotrain.errors import ConfigError
 from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, SWITCHED_OFF
 from evotrain.trained import config_for_use
@@ -191,7 +192,7 @@ def test_evaluation_refuses_to_change_what_was_trained(tmp_path):
         ("model.msa_head_dim=x", "takes a whole number or null"),
         ("model.init=[1]", "model.init=[1] has the wrong type: model.init takes a text"),
         ("resume_allow=3", "resume_allow takes a list such as [seed,steps]"),
-        ("data=msa_dir", "data.root has no value (directory with <id>/msa.a3m[.gz]"),
+        ("data=msa_dir", "data.root has no value (directory of alignments and structures"),
         ("run_dir=${nme}", "run_dir refers to something that does not exist: Interpolation key 'nme' not found."),
         ("steps", "'steps' is not an override: write key=value"),
         ("=3", "'=3' is not an override: write key=value"),

@@ -42,6 +42,7 @@ def protein(depth=50, length=20, seed=0):
         atom_positions=np.zeros((length, NUM_ATOMS, 3), np.float32),
         atom_mask=np.zeros((length, NUM_ATOMS), np.float32),
         residue_index=np.arange(length, dtype=np.int32),
+        b_factor=np.zeros(length, np.float32),
     )
 
 

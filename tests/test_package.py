@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evotrain.config import MsaDirConfig
 from evotrain.data.sets.raw import MsaDir
+from evotrain.data_config import MsaDirConfig
 
 PATIENCE = 300  # seconds that a started program may take at most; nothing here measures time
 

@@ -14,7 +14,8 @@ from jax.sharding import AxisType, Mesh
 from quick_compile import QUICK
 from tree_error import largest_error
 
-from evotrain.config import CoevolutionConfig, Config, MeshConfig, ModelConfig, OptimizerConfig
+from evotrain.config import Config, MeshConfig, ModelConfig, OptimizerConfig
+from evotrain.data_config import CoevolutionConfig
 from evotrain.model.network import Choices, bind, network
 from evotrain.parallel import fsdp
 from evotrain.parallel.mesh import ALL_AXES, batch_sharding

@@ -13,7 +13,6 @@ from quick_compile import QUICK
 from tree_error import largest_error
 
 from evotrain.config import (
-    CoevolutionConfig,
     Config,
     ExtraMSAConfig,
     LossConfig,
@@ -26,6 +25,7 @@ from evotrain.config import (
 from evotrain.data.features.example import example, example_shape
 from evotrain.data.pipeline import stack
 from evotrain.data.protein import Protein, Templates
+from evotrain.data_config import CoevolutionConfig
 from evotrain.model.network import bind, draw_choices, network
 from evotrain.parallel import fsdp
 from evotrain.parallel.mesh import ALL_AXES, batch_sharding
@@ -91,6 +91,7 @@ def protein(seed: int, residues: int) -> Protein:
         atom_positions=positions(),
         atom_mask=(rng.random(atoms) < 0.9).astype(np.float32),
         residue_index=np.arange(residues, dtype=np.int32),
+        b_factor=np.zeros(residues, np.float32),
         resolution=2.0,
         templates=Templates(
             aatype=rng.integers(0, 20, (3, residues), np.int32),

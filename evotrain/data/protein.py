@@ -40,7 +40,9 @@ class Protein:
     atom_positions: np.ndarray  # float32 [N, 37, 3]
     atom_mask: np.ndarray  # float32 [N, 37], 1 where observed
     residue_index: np.ndarray  # int32 [N]
+    b_factor: np.ndarray  # float32 [N] of Cα: in Å² of an experiment, the pLDDT of a prediction; 0 where not observed
     resolution: float = 0.0  # of the experiment in Å, 0 where unknown
+    release_date: str = ""  # of the structure, YYYY-MM-DD, "" where unknown
     templates: Templates | None = None
 
 

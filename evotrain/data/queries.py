@@ -84,6 +84,7 @@ def _protein(name: str, msa: np.ndarray, deletions: np.ndarray, templates: Templ
         atom_positions=np.zeros((length, NUM_ATOMS, 3), np.float32),
         atom_mask=np.zeros((length, NUM_ATOMS), np.float32),
         residue_index=np.arange(length, dtype=np.int32),
+        b_factor=np.zeros(length, np.float32),
         templates=templates,
     )
 

@@ -10,12 +10,13 @@ from typing import NamedTuple, Protocol
 import grain
 import numpy as np
 
-from evotrain.config import CoevolutionConfig, Config, MsaDirConfig
+from evotrain.config import Config
 from evotrain.data.features.example import ExampleShape, example, example_shape
 from evotrain.data.generated.coevolution import generate_family, shuffle_columns
 from evotrain.data.generated.synthetic import gaussian_example
 from evotrain.data.protein import Protein
 from evotrain.data.sets.raw import MsaDir
+from evotrain.data_config import CoevolutionConfig, MsaDirConfig
 
 HOST_KEYS = ("name", "note")
 

@@ -14,7 +14,8 @@ from quick_compile import QUICK
 from tree_error import largest_error
 
 from evotrain.compose import compose
-from evotrain.config import Config, KernelsConfig, MeshConfig, ModelConfig, OptimizerConfig, SyntheticConfig
+from evotrain.config import Config, KernelsConfig, MeshConfig, ModelConfig, OptimizerConfig
+from evotrain.data_config import SyntheticConfig
 from evotrain.errors import ConfigError
 from evotrain.evaluate import evaluate_run
 from evotrain.flops import count_flops

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from quick_compile import QUICK
 
-from evotrain.config import CoevolutionConfig, Config, ModelConfig, SyntheticConfig
+from evotrain.config import Config, ModelConfig
 from evotrain.data.generated.synthetic import gaussian_example
+from evotrain.data_config import CoevolutionConfig, SyntheticConfig
 from evotrain.model.network import bind, initial_params, network
 
 SEQUENCES, RESIDUES = 4, 6

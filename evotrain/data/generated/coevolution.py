@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from evotrain.config import CoevolutionConfig
 from evotrain.contacts import CONTACT_CUTOFF
 from evotrain.data.generated.backbone import compact_backbone
 from evotrain.data.protein import CA_ATOM, CB_ATOM, NUM_ATOMS, RESIDUES, Protein
+from evotrain.data_config import CoevolutionConfig
 
 Q = len(RESIDUES)
 MIN_SEPARATION = 4  # neighbours in the chain touch in every fold and would teach nothing
@@ -64,6 +64,7 @@ def generate_family(seed: int | tuple[int, ...], index: int, config: Coevolution
         atom_positions=positions,
         atom_mask=mask,
         residue_index=np.arange(length, dtype=np.int32),
+        b_factor=np.zeros(length, np.float32),
     )
 
 

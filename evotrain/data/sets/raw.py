@@ -17,11 +17,11 @@ from threading import Lock
 
 import numpy as np
 
-from evotrain.config import MsaDirConfig
 from evotrain.data.features.templates import read_templates
 from evotrain.data.formats.alignment import letters, read_a3m
 from evotrain.data.formats.structure import read_chain
 from evotrain.data.protein import Protein
+from evotrain.data_config import MsaDirConfig
 from evotrain.errors import DataError
 from evotrain.explain import did_you_mean
 
@@ -151,6 +151,7 @@ def _read_protein(name: str, alignment: Path, structure: Path, chain: str | None
         atom_positions=positions,
         atom_mask=mask,
         residue_index=np.arange(msa.shape[1], dtype=np.int32),
+        b_factor=np.zeros(msa.shape[1], np.float32),
         resolution=resolution,
         templates=read_templates(templates, msa.shape[1]) if templates.is_file() else None,
     )

@@ -24,6 +24,7 @@ def _protein(rows=ROWS, length=LENGTH, seed=0, templates=0):
         atom_positions=rng.standard_normal((length, 37, 3)).astype(np.float32),
         atom_mask=(rng.random((length, 37)) < 0.8).astype(np.float32),
         residue_index=np.arange(length, dtype=np.int32),
+        b_factor=np.zeros(length, np.float32),
         resolution=1.5,
         templates=Templates(
             aatype=rng.integers(0, 22, (templates, length)).astype(np.int32),

@@ -8,10 +8,10 @@ import pytest
 from quick_compile import QUICK
 
 from evotrain import residues
-from evotrain.config import MsaDirConfig
 from evotrain.data.features.labels import PSI, rigid_group_frames, structure_labels, torsion_angles
 from evotrain.data.protein import CA_ATOM, CB_ATOM, GAP
 from evotrain.data.sets.raw import MsaDir
+from evotrain.data_config import MsaDirConfig
 from evotrain.residues import NUM_CHI
 
 LENGTH = 42

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evotrain.config import CoevolutionConfig
 from evotrain.contacts import contact_precision, mean_precision
 from evotrain.data.generated.coevolution import PAIR_TABLE, contact_map, generate_family, shuffle_columns
 from evotrain.data.generated.synthetic import gaussian_example
 from evotrain.data.protein import CA_ATOM, CB_ATOM, pseudo_beta
+from evotrain.data_config import CoevolutionConfig
 from evotrain.dca import contact_scores
 
 CONFIG = CoevolutionConfig(crop=64, msa_clusters=64)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evotrain.config import MsaDirConfig
 from evotrain.data.formats.alignment import letters
 from evotrain.data.protein import CA_ATOM
 from evotrain.data.sets.raw import MsaDir, _ProteinCache, _size
+from evotrain.data_config import MsaDirConfig
 from evotrain.errors import DataError
 
 REAL = Path(__file__).parents[2].parent / "shared/realdata"
