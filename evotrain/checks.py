@@ -5,13 +5,13 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from evotrain.checks_data import check_data
 from evotrain.compose import flatten
-from evotrain.config import BEST_MODES, Config, EvaluateConfig, MeshConfig, PredictConfig
+from evotrain.config import BEST_MODES, Config, EvaluateConfig, MeshConfig, PredictConfig, PrepareConfig
 from evotrain.contacts import LONG_RANGE
-from evotrain.data_config import MsaDirConfig
 from evotrain.errors import ConfigError
 from evotrain.explain import did_you_mean, listing, spell
-from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, STRUCTURE_LOSSES, SWITCHED_OFF
+from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, SET_OF_MIXTURE, STRUCTURE_LOSSES, SWITCHED_OFF
 
 
 def check(config: Config, device_count: int | None) -> None:
@@ -27,6 +27,7 @@ def check(config: Config, device_count: int | None) -> None:
     check_command(config)
     check_model(config)
     check_effects(config)
+    check_data(config)
     check_precision_and_kernels(config)
     check_optimizer(config)
     if config.command == "train":
@@ -77,12 +78,13 @@ def check_ranges(config: Config) -> None:
     for key, value in flatten(config).items():
         if value is None:
             continue
-        if key in AT_LEAST and value < AT_LEAST[key]:
-            raise ConfigError(f"{key}={value} is too small: write {AT_LEAST[key]} or more.")
-        if key in AT_MOST and value > AT_MOST[key]:
-            raise ConfigError(f"{key}={value} is too large: write {AT_MOST[key]} or less.")
-        if key in INTERVALS:
-            left, low, high, right = INTERVALS[key]
+        rule = SET_OF_MIXTURE.sub("data.", key)
+        if rule in AT_LEAST and value < AT_LEAST[rule]:
+            raise ConfigError(f"{key}={value} is too small: write {AT_LEAST[rule]} or more.")
+        if rule in AT_MOST and value > AT_MOST[rule]:
+            raise ConfigError(f"{key}={value} is too large: write {AT_MOST[rule]} or less.")
+        if rule in INTERVALS:
+            left, low, high, right = INTERVALS[rule]
             above = value > low or (left == "[" and value == low)
             below = value < high or (right == "]" and value == high)
             if not (above and below):  # also catches NaN
@@ -91,14 +93,18 @@ def check_ranges(config: Config) -> None:
 
 def check_command(config: Config) -> None:
     """Keys of another command, and keys that name things which do not exist."""
-    for command, cls in (("evaluate", EvaluateConfig), ("predict", PredictConfig)):
+    groups = {"prepare": PrepareConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}
+    for command, cls in groups.items():
         group = getattr(config, command)
         changed = [f"{command}.{item.name}" for item in fields(cls) if getattr(group, item.name) != item.default]
         if changed and config.command != command:
+            needed = "data.root" if command == "prepare" else "run_dir"
             raise ConfigError(
                 f"{listing(changed)} changes nothing in command={config.command}: leave it out, or write "
-                f"command={command} run_dir=…."
+                f"command={command} {needed}=…."
             )
+    for command in ("evaluate", "predict"):
+        group = getattr(config, command)
         if group.checkpoint not in ("best", "last") and not group.checkpoint.isdigit():
             raise ConfigError(
                 f"There is no {command}.checkpoint={group.checkpoint}: write best, last, or the number of a step."
@@ -181,15 +187,10 @@ def check_parts(config: Config) -> None:
 
 def check_effects(config: Config) -> None:
     """Keys that another key has switched off."""
-    values, defaults = flatten(config), flatten(Config())
+    values, defaults = flatten(config), flatten(replace(Config(), data=type(config.data)()))
     for key, (switch, off) in SWITCHED_OFF.items():
-        if values[switch] == off and values[key] != defaults[key]:
+        if values.get(switch, ...) == off and values[key] != defaults[key]:
             raise ConfigError(f"{key}={spell(values[key])} changes nothing with {switch}={spell(off)}: leave it out.")
-    if values.get("data.only") is not None and values["data.eval_fraction"] != MsaDirConfig.eval_fraction:
-        raise ConfigError(
-            f"data.eval_fraction={spell(values['data.eval_fraction'])} changes nothing with "
-            f"data.only={values['data.only']}: leave one of them out."
-        )
 
 
 def check_precision_and_kernels(config: Config) -> None:

@@ -22,10 +22,12 @@ from rich.console import Console
 from rich.text import Text
 
 from evotrain.checks import check
+from evotrain.checks_data import check_prepare
 from evotrain.compose import (
     conf_dir,
     default_experiment,
     register_schema,
+    spell_for_hydra,
     to_config,
 )
 from evotrain.config import Config, best_mode
@@ -132,7 +134,7 @@ def launch(arguments: Sequence[str]) -> None:
     register_schema()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print
     saved_argv = sys.argv
-    sys.argv = [saved_argv[0], *flags, *implicit, *overrides]
+    sys.argv = [saved_argv[0], *flags, *implicit, *spell_for_hydra(overrides)]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)()
     except COMPOSITION_ERRORS as error:
@@ -223,6 +225,8 @@ def run(cfg: DictConfig, implicit: Sequence[str]) -> float | None:
     else:
         default_run_dir = OmegaConf.to_container(cfg, resolve=False)["run_dir"] == Config.run_dir
         config = to_config(cfg)
+        if config.command == "prepare":
+            check_prepare(config, overrides)
         if HydraConfig.get().mode == RunMode.MULTIRUN and default_run_dir:
             config = replace(config, run_dir=f"{config.run_dir}/{trial_name(overrides)}")
     # A prediction makes a mesh of its own.
@@ -232,6 +236,10 @@ def run(cfg: DictConfig, implicit: Sequence[str]) -> float | None:
 
 
 def dispatch(config: Config) -> Any:
+    if config.command == "prepare":
+        from evotrain.prepare import prepare
+
+        return prepare(config)
     if config.command == "evaluate":
         from evotrain.evaluate import evaluate_run
 

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evotrain.config import Config
-from evotrain.data_config import DATA_CONFIGS
+from evotrain.data_config import DATA_CONFIGS, MixedSetConfig
 from evotrain.errors import ConfigError
 from evotrain.explain import COMPOSITION_ERRORS, check_override, explain
 
@@ -66,7 +66,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     register_schema()
     for override in overrides:
         check_override(override)
-    overrides = [*default_experiment(overrides), *overrides]
+    overrides = [*default_experiment(overrides), *spell_for_hydra(overrides)]
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return to_config(hydra_compose("train", overrides))
@@ -80,6 +80,11 @@ def default_experiment(overrides: Sequence[str]) -> list[str]:
     return [] if named else [DEFAULT_EXPERIMENT]
 
 
+def spell_for_hydra(overrides: Sequence[str]) -> list[str]:
+    """The overrides as Hydra wants them: a key of a set that no file names is added."""
+    return [f"++{override}" if override.startswith("data.sets.") else override for override in overrides]
+
+
 def to_config(cfg: DictConfig) -> Config:
     """The frozen dataclasses of a composed configuration, with interpolations resolved.
 
@@ -87,6 +92,10 @@ def to_config(cfg: DictConfig) -> Config:
       ConfigError: a mandatory value is missing.
     """
     try:
+        if "sets" in cfg.data:
+            # Under the names that an error will be told by.
+            typed = OmegaConf.create({"data": {"sets": {name: schema(MixedSetConfig) for name in cfg.data.sets}}})
+            cfg.data.sets = OmegaConf.merge(typed, {"data": {"sets": cfg.data.sets}}).data.sets
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error) from error
@@ -123,12 +132,12 @@ def load_saved(path: str | os.PathLike) -> Config:
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """The values of a configuration by dotted key, in the order of the schema."""
     flat: dict[str, Any] = {}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{item.name}.")
+    named = config if isinstance(config, dict) else {item.name: getattr(config, item.name) for item in fields(config)}
+    for name, value in named.items():
+        if is_dataclass(value) or isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + item.name] = value
+            flat[prefix + name] = value
     return flat
 
 

@@ -1,6 +1,7 @@
 """The typed configuration of the data: one class for each kind, chosen by `data=…`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -86,7 +87,8 @@ class MixedSetConfig(ProteinSetConfig):
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig(AlignmentConfig):
     source: str = key("mixture", "the kind of data; set by the choice of data=…", ("mixture",))
-    sets: dict[str, MixedSetConfig] = key({}, "the sets by name")
+    # OmegaConf makes the values of a typed dictionary of frozen classes read-only; compose.to_config types them.
+    sets: dict[str, Any] = key({}, "the sets by name, each with a weight and the keys of a data=msa_dir")
 
 
 DATA_CONFIGS: dict[str, type[DataConfig]] = {

@@ -19,7 +19,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from evotrain.config import Config
-from evotrain.data_config import DATA_CONFIGS
+from evotrain.data_config import DATA_CONFIGS, MixedSetConfig
 from evotrain.errors import ConfigError
 
 # What composition raises for a mistake in a configuration file or on the command line.
@@ -51,9 +51,11 @@ def check_override(override: str) -> None:
     elif "@" in name:
         raise ConfigError(f"{override} moves a group to another place, but places are fixed: leave out the @….")
     elif key.startswith("+"):
-        if _exists(name):
+        if _exists(name) or name.startswith("data.sets."):
             raise ConfigError(f"{override} sets a key that exists already: write {name}={value}, without the plus.")
         raise _unknown_key(name)
+    elif name.startswith("data.sets.") and name.count(".") == 2:
+        raise ConfigError(f"{override} is no set: write {name}.root=… and {name}.weight=….")
     elif name in GROUPS and (value.startswith("{") or value.lstrip("-").isdigit()):
         raise ConfigError(f"{override} is not the name of a choice: write {name}=NAME, or {name}.KEY=VALUE for a key.")
 
@@ -183,7 +185,10 @@ def _field(owner: Any, key: Any) -> str:
 def _class_of(path: str) -> type | None:
     """The dataclass of a dotted group; of `data`, the keys that all kinds share."""
     cls: Any = Config
-    for name in filter(None, path.split(".")):
+    names = [name for name in path.split(".") if name]
+    if names[:2] == ["data", "sets"] and len(names) == 3:
+        return MixedSetConfig
+    for name in names:
         cls = get_type_hints(cls).get(name)
         if not is_dataclass(cls):
             return None

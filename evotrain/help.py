@@ -18,6 +18,7 @@ from evotrain.explain import spell
 COMMANDS = (
     ("(nothing)", "train the quickstart: a tiny model on generated families, in minutes on a CPU"),
     ("+experiment=NAME [key=value …]", "train; continues by itself where run_dir has a checkpoint"),
+    ("command=prepare data.root=DIR prepare.out=DIR", "read proteins once, into compact files that train as well"),
     ("command=evaluate run_dir=DIR", "measure a run's checkpoint on held-out examples"),
     ("command=predict run_dir=DIR predict.input=FILE", "fold an alignment; predict.weights=FILE.npz: by AlphaFold 2"),
     ("-m +experiment=NAME key=a,b", "sweep: a run for each value, or +sweep=NAME for a prepared one"),

@@ -1,12 +1,16 @@
 """What each key may say by itself: the ranges of numbers, and the keys that another key switches off."""
 
 import math
+import re
 from dataclasses import fields
 
 from evotrain.config import StructureConfig
 
 STRUCTURE_LOSSES = ("fape_backbone", "fape_sidechain", "chi", "angle_norm", "plddt", "resolved", "violation")
 LOSS_PARTS = ("masked_msa", "distogram", *STRUCTURE_LOSSES, "aligned_error")
+
+# The keys of one set of a mixture, which have the limits of `data.…`.
+SET_OF_MIXTURE = re.compile(r"^data\.sets\.[^.]*\.")
 
 # The smallest value of each whole number; null passes where the schema allows it. −1 in the mesh: the rest.
 AT_LEAST = {
@@ -122,6 +126,7 @@ SWITCHED_OFF = {
     "data.extra_msa": ("model.extra_msa.blocks", 0),
     "data.templates": ("model.template.blocks", 0),
     "model.position": ("data.source", "synthetic"),
+    "data.block_fraction": ("data.block_deletions", 0),
     "optimizer.decay_factor": ("optimizer.decay_examples", None),
     "optimizer.clip_norm": ("optimizer.clip", "none"),
     "logger.project": ("logger.wandb", "off"),

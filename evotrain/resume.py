@@ -20,7 +20,7 @@ from evotrain.state import TrainState, abstract_state, create_state
 from evotrain.weights import load_alphafold
 
 # Keys that may differ when a run is continued: they change how long it runs, where, and what it reports, not its path.
-FREE_GROUPS = ("mesh", "target", "checkpoint", "logger", "debug", "evaluate")
+FREE_GROUPS = ("mesh", "target", "checkpoint", "logger", "debug", "prepare", "evaluate")
 FREE_KEYS = (
     "command",
     "name",
@@ -31,6 +31,7 @@ FREE_KEYS = (
     "resume_allow",
     "data.workers",
     "data.prefetch",
+    "data.timeout",
 )
 
 

@@ -21,7 +21,7 @@ from evotrain.published import infer_model
 GROUPS = ("data", "mesh", "precision", "kernels")
 KEYS = {"evaluate": ("command", "run_dir", "batch_size"), "predict": ("command", "run_dir", "seed")}
 # Of these groups, but of no use outside of training.
-TRAINING_KEYS = ("mesh.microbatch", "data.workers", "data.prefetch")
+TRAINING_KEYS = ("mesh.microbatch", "data.workers", "data.prefetch", "data.timeout")
 # What an example looks like to the model; other data are shown to it in the same way.
 EXAMPLE_KEYS = ("data.crop", "data.msa_clusters", "data.extra_msa", "data.templates", "data.mask_fraction")
 # A prediction takes its residues and rows from its input: of the data it needs no more than these.
@@ -36,10 +36,13 @@ UNTOLD = ("model.recycles", "model.structure.layers")  # of the model, what para
 def implicit_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides that a command takes from what it uses, unless `overrides` say it themselves.
 
-    `command=evaluate` takes the kind of data of its run; `command=predict` the model that published parameters are of.
+    `command=evaluate` takes the kind of data of its run; `command=predict` the model that published parameters are of;
+    `command=prepare` proteins from files.
     Nothing where no single readable run or file is named (the command will say so).
     """
     values = dict(override.split("=", 1) for override in overrides if "=" in override)
+    if values.get("command") == "prepare" and "data" not in values:
+        return ["data=msa_dir"]
     if values.get("command") not in KEYS:
         return []
     if values["command"] == "predict" and "predict.weights" in values:

@@ -20,11 +20,14 @@ ROOT = ["data.root=proteins"]
 EXTRA, TEMPLATES = "data.extra_msa=8", "data.templates=8"
 # By a choice, beside itself.
 NEEDED = {
-    "msa_dir": ROOT,
-    "cueq": ["precision=bf16"],
-    "af2": ["data=msa_dir", *ROOT, EXTRA, TEMPLATES],
-    "tiny_fold": ["data=msa_dir", *ROOT, EXTRA],
-    "overfit_one": ["data.only=protein"],
+    "data=msa_dir": ROOT,
+    "data=af2": ROOT,
+    "data=mixture": ["data.sets.one.root=proteins", "data.sets.one.weight=1"],
+    "data=af2_distillation": ["data.sets.experiments.root=proteins", "data.sets.predictions.root=models"],
+    "kernels=cueq": ["precision=bf16"],
+    "model=af2": ["data=msa_dir", *ROOT, EXTRA, TEMPLATES],
+    "model=tiny_fold": ["data=msa_dir", *ROOT, EXTRA],
+    "experiment=overfit_one": ["data.only=protein"],
 }
 
 
@@ -41,9 +44,9 @@ def comment(path: Path) -> list[str]:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("devices", [1, 8])
 def test_every_experiment_composes_and_passes_the_checks(experiment, devices):
-    needs_root = "msa_dir" in (conf_dir() / "experiment" / f"{experiment}.yaml").read_text()
+    needs_root = "data.root=" in (conf_dir() / "experiment" / f"{experiment}.yaml").read_text()
     small = experiment in ("notebook", "overfit_one") and devices == 8
-    overrides = [*NEEDED.get(experiment, []), *(["batch_size=8"] if small else [])]
+    overrides = [*NEEDED.get(f"experiment={experiment}", []), *(["batch_size=8"] if small else [])]
     config = compose([f"+experiment={experiment}", *(ROOT if needs_root else []), *overrides])
     check(config, devices)
     assert config.name == experiment
@@ -51,7 +54,7 @@ def test_every_experiment_composes_and_passes_the_checks(experiment, devices):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_and_passes_the_checks(group, choice):
-    needed = NEEDED.get(choice, []) if group in ("data", "kernels", "model") else []
+    needed = NEEDED.get(f"{group}={choice}", [])
     config = compose([f"{group}={choice}", *needed, "data.crop=64", "data.msa_clusters=64"])
     check(config, 8)
 
@@ -82,6 +85,9 @@ def test_every_key_exists_in_the_schema(path):
     def visit(node, parent: str) -> None:
         for key, value in node.items():
             if parent + key == "hydra" or key == "defaults":
+                continue
+            if parent == "data.sets.":  # the key is a name
+                visit(value, "data.")
                 continue
             assert parent + key in known, f"{name(path)}: {parent}{key}"
             if isinstance(value, dict):

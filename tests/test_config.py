@@ -19,7 +19,7 @@ from evotrain.compose import (
     to_yaml,
 )
 from evotrain.config import BEST_MODES, Config, MeshConfig, best_mode
-from evotrain.data_config import DATA_CONFIGS
+from evotrain.data_config import DATA_CONFIGS, MixedSetConfig
 from evotrain.errors import ConfigError
 from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, SWITCHED_OFF
 from evotrain.trained import config_for_use
@@ -38,7 +38,7 @@ def schema_keys() -> dict[str, Any]:
                 keys[prefix + item.name] = item
 
     visit(Config, "")
-    for cls in DATA_CONFIGS.values():
+    for cls in (*DATA_CONFIGS.values(), MixedSetConfig):
         visit(cls, "data.")
     return keys
 
