@@ -35,7 +35,7 @@ STYLE = {
     "legend.fontsize": 8,
     "hatch.linewidth": 0.4,
 }
-BLUE, ORANGE, GREEN, GREY = "#1f5a94", "#c8641b", "#3a8059", "#808080"
+BLUE, ORANGE, GREEN, RED, GREY = "#1f5a94", "#c8641b", "#3a8059", "#a32f3c", "#808080"
 UNOBSERVED = "0.90"
 PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#ffffff", "#9dc3e0", BLUE, "#0b2a4a"])
 

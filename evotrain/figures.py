@@ -13,7 +13,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from evotrain.contacts import CONTACT_CUTOFF, LONG_RANGE
 from evotrain.drawing import (
@@ -22,6 +22,7 @@ from evotrain.drawing import (
     GREY,
     ORANGE,
     PROBABILITY,
+    RED,
     STYLE,
     colorbar,
     draw_map,
@@ -114,16 +115,17 @@ def distance_map(path: Path, *, name: str, expected: np.ndarray, true: np.ndarra
 
 
 def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draws the losses of the rows of metrics.jsonl, and the contact precision of the evaluations if there are any."""
+    """Draws the losses of the rows of metrics.jsonl, and what the evaluations say of contacts and structures."""
     train = [row for row in rows if row["split"] == "train"]
     evaluations = [row for row in rows if row["split"] != "train"]
-    has_contacts = any("contact/precision_at_L" in row for row in evaluations)
+    reported = {name for row in evaluations for name in row}
+    drawn = [_PANELS[name] for name in _PANELS if name in reported]
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.4 if has_contacts else 4.6, 3.4), layout="constrained")
-        panels = np.ravel(figure.subplots(1, 2 if has_contacts else 1))
+        figure = Figure(figsize=(4.6 + 3.8 * len(drawn), 3.4), layout="constrained")
+        panels = np.ravel(figure.subplots(1, 1 + len(drawn)))
         _draw_losses(panels[0], train, evaluations)
-        if has_contacts:
-            _draw_precision(panels[1], evaluations)
+        for axes, draw in zip(panels[1:], drawn, strict=True):
+            draw(axes, evaluations)
         last = max((row["step"] for row in rows), default=0) or 1
         for axes in panels:
             axes.set_xlim(-0.02 * last, 1.02 * last)
@@ -136,7 +138,12 @@ def learning_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_losses(axes: Axes, train: Sequence[Mapping], evaluations: Sequence[Mapping]) -> None:
-    parts = {"loss": ("total", BLUE), "loss/masked_msa": ("masked MSA", ORANGE), "loss/distogram": ("distogram", GREEN)}
+    parts = {
+        "loss": ("total", BLUE),
+        "loss/masked_msa": ("masked MSA", ORANGE),
+        "loss/distogram": ("distogram", GREEN),
+        "loss/fape_backbone": ("backbone FAPE", RED),
+    }
     for name, (label, color) in parts.items():
         steps, values = _series(train, name)
         smooth = _smooth(values)
@@ -150,6 +157,10 @@ def _draw_losses(axes: Axes, train: Sequence[Mapping], evaluations: Sequence[Map
     if any("loss" in row for row in evaluations):
         held_out = {"color": "0.3", "markersize": 4, "markerfacecolor": "white", "markeredgewidth": 1.2}
         axes.plot([], [], "o", **held_out, label="held out")
+    # The total is scaled by the square root of the crop: its parts would lie on the ground of a linear axis.
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title("Loss", loc="left")
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
@@ -174,6 +185,19 @@ def _draw_precision(axes: Axes, evaluations: Sequence[Mapping]) -> None:
     axes.set_ylim(top=min(1.3 * axes.get_ylim()[1], 1.3))
     axes.set_title("Long-range contact precision at L, held out", loc="left")
     axes.legend(loc="upper left", ncols=2)
+
+
+def _draw_structure(axes: Axes, evaluations: Sequence[Mapping]) -> None:
+    for name, label, color in (("structure/lddt_ca", "lDDT-Cα", BLUE), ("structure/tm_score", "TM-score", ORANGE)):
+        steps, values = _series(evaluations, name)
+        axes.plot(steps, values, color=color, linewidth=1.5, marker="o", markersize=3, label=label)
+    axes.set_ylim(0, 1)
+    axes.set_title("Structures, held out", loc="left")
+    axes.legend(loc="upper left", ncols=2)
+
+
+# What is drawn beside the losses, by the metric that calls for it.
+_PANELS = {"contact/precision_at_L": _draw_precision, "structure/lddt_ca": _draw_structure}
 
 
 def _series(rows: Iterable[Mapping], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -56,15 +56,15 @@ def check_same_run(config: Config, run_dir: RunDir) -> None:
         )
 
 
-def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, str]:
-    """The state that the run starts from, and a line that says which.
+def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints, fingerprint: str) -> tuple[TrainState, str]:
+    """The state that the run starts from, and a line that says which. `fingerprint` is that of its data.
 
     In this order: 1. the newest checkpoint of the run itself, 2. the parameters of another run or of AlphaFold 2
     (`init_from`), 3. fresh parameters.
 
     Raises:
       ConfigError: `resume` forbids what the directory holds, or `init_from` names no run.
-      RunError: the checkpoint is of another model, or damaged.
+      RunError: the checkpoint is of another model, damaged, or of a run on other data.
     """
     latest = checkpoints.latest_step()
     if latest is not None and config.resume == "never":
@@ -82,6 +82,7 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainSt
             "damaged ones away."
         )
     if latest is not None:
+        check_same_data(checkpoints.meta(latest), fingerprint, config)
         state, _ = checkpoints.restore(latest, abstract)
         return state, f"continues from step {latest}"
     if config.init_from is None:
@@ -94,6 +95,19 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainSt
         origin = f"step {step} of {config.init_from}"
     # A copy for the average: the step donates both, and one buffer cannot be given away twice.
     return fresh._replace(params=params, ema=jax.tree.map(jnp.copy, params)), f"starts from {origin}"
+
+
+def check_same_data(meta: dict[str, Any], fingerprint: str, config: Config) -> None:
+    """Refuses to continue on data of which another example would come next.
+
+    Raises:
+      RunError: proteins, their split or their weights have changed since the checkpoint with this `meta`.
+    """
+    if meta["data"] != fingerprint and "data.root" not in config.resume_allow:
+        raise RunError(
+            f"the data of {config.run_dir} have changed since it was saved (other proteins, another split or other "
+            "weights): restore them, choose another name=…, or continue it all the same with resume_allow=[data.root]."
+        )
 
 
 def published_params(path: str, model: ModelConfig, fresh: Any) -> Any:

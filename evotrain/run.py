@@ -74,11 +74,11 @@ class Run:
 
     def __init__(
         self, config: Config, run_dir: RunDir, logger: RunLogger, checkpoints: Checkpoints, clock: Clock, *,
-        step: int, examples: int, facts: dict[str, Any],
+        step: int, examples: int, fingerprint: str, facts: dict[str, Any],
     ):  # fmt: skip
         self._config, self._run_dir, self._logger = config, run_dir, logger
         self._checkpoints, self._clock, self._facts = checkpoints, clock, facts
-        self._done, self._examples = step, examples
+        self._done, self._examples, self._fingerprint = step, examples, fingerprint
         self._unread: dict[str, jax.Array] | None = None  # of the step that may still be running
         self._evaluated: dict[str, float] = {}  # metrics of an evaluation that no checkpoint holds yet
         self._last: dict[str, float] = {}
@@ -133,7 +133,7 @@ class Run:
                 raise RunError(f"copies of {differing[0]} differ between devices: a device computes wrongly.")
             self._logger.sync()
             metrics = self._evaluated or None
-            self._checkpoints.save(self._done, state, meta={"examples": self._examples}, metrics=metrics)
+            self._checkpoints.save(self._done, state, meta={"examples": self._examples, "data": self._fingerprint}, metrics=metrics)
             self._evaluated = {}
 
     @contextmanager

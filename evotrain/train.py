@@ -56,7 +56,7 @@ def train(config: Config) -> float | None:
 
         # ---- Where the run stands ----
         checkpoints = resources.enter_context(Checkpoints(run_dir.checkpoints, config.checkpoint))
-        state, origin = begin(config, mesh, checkpoints)
+        state, origin = begin(config, mesh, checkpoints, source.fingerprint)
         first, examples = int(state.step), int(state.examples)
         with distributed.on_process_0() as primary:
             if primary:
@@ -75,7 +75,10 @@ def train(config: Config) -> float | None:
         logger = resources.enter_context(RunLogger(run_dir, config, primary=primary))
         parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
         facts = {"parameters": parameters, "device_kind": distributed.device_kind()}
-        run = Run(config, run_dir, logger, checkpoints, clock, step=first, examples=examples, facts=facts)
+        run = Run(
+            config, run_dir, logger, checkpoints, clock,
+            step=first, examples=examples, fingerprint=source.fingerprint, facts=facts,
+        )  # fmt: skip
         logger.show_start(
             [
                 *distributed.start_table(),

@@ -99,11 +99,12 @@ EVALUATIONS = [
         (TRAIN + EVALUATIONS, 1260),
         (EVALUATIONS, 1260),
         (TRAIN, 690),
+        ([row(1, "eval/x", contact__precision_at_L=0.1, structure__lddt_ca=0.3)], 1830),
         ([row(1, "train", loss=3.0)], 690),
         ([row(1, "train", loss=math.nan), row(1, "eval/x", loss=1.0)], 690),
         ([], 690),
     ],
-    ids=["all", "evaluations", "train", "one row", "nan", "empty"],
+    ids=["all", "evaluations", "train", "structures", "one row", "nan", "empty"],
 )
 def test_learning_curves(tmp_path, rows, width):
     path = tmp_path / "curves.png"
