@@ -1,22 +1,26 @@
-"""Writes data/sample: a tiny data set in the layout of data=msa_dir, from evotrain's own generator of families.
+"""Writes a tiny data set from evotrain's own generator of families: data/sample, and prepared data/sample_prepared.
 
     python data/make_sample.py
 
 It needs no download, and running it again writes the same files.
 """
 
+import contextlib
 import csv
 import gzip
 import io
+import shutil
 from pathlib import Path
 
 import gemmi
 import numpy as np
 
+from evotrain.compose import compose
 from evotrain.data.formats.alignment import letters
 from evotrain.data.generated.coevolution import generate_family
 from evotrain.data.protein import CA_ATOM, CB_ATOM, Protein
 from evotrain.data_config import CoevolutionConfig
+from evotrain.prepare import prepare
 
 SAMPLE = Path(__file__).resolve().parent / "sample"
 SEED = 0
@@ -38,6 +42,16 @@ def main() -> None:
         rows.append((name, CHAIN, split, index))
     with (SAMPLE / "index.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    prepare_sample(SAMPLE, SAMPLE.with_name(f"{SAMPLE.name}_prepared"))
+
+
+def prepare_sample(raw: Path, prepared: Path) -> None:
+    """What command=prepare makes of the raw files, anew."""
+    shutil.rmtree(prepared, ignore_errors=True)
+    checkout = raw.parents[1]
+    places = [f"data.root={raw.relative_to(checkout)}", f"prepare.out={prepared.relative_to(checkout)}"]
+    with contextlib.chdir(checkout):  # prepared.json names the raw files: let it do so as a user would
+        prepare(compose(["command=prepare", "data=msa_dir", *places, "prepare.workers=1"]))
 
 
 def a3m(name: str, protein: Protein) -> str:

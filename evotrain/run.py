@@ -5,7 +5,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -20,15 +20,19 @@ from evotrain.evaluation import SPLIT, Evaluation
 from evotrain.logging import RunLogger, read_metrics
 from evotrain.parallel import distributed
 from evotrain.parallel.replicas import differing_replicas
+from evotrain.parallel.reports import Reports
 from evotrain.run_dir import RunDir
 from evotrain.state import TrainState
+
+# Metrics of the process that the others wait for: the largest value of any process is written.
+WORST = ("time/data_wait", "time/example", "time/slowest_example", "time/worker_load")
 
 
 class Clock:
     """Time per step since the last row, without evaluations and checkpoints. All its metrics are named `time/…`."""
 
-    def __init__(self, config: Config, step_flops: int):
-        self._config, self._step_flops = config, step_flops
+    def __init__(self, config: Config, step_flops: int, feeding: Callable[[], dict[str, float]]):
+        self._config, self._step_flops, self._feeding = config, step_flops, feeding
         self.start()
 
     def start(self) -> None:
@@ -62,7 +66,7 @@ class Clock:
             "time/examples_per_second": self._config.batch_size / seconds,
             "time/data_wait": self._waited / self._steps,
             "time/tflops_per_device": tflops,
-        }
+        } | self._feeding()
         if self._config.target.peak_tflops is not None:
             metrics["time/utilisation"] = tflops / self._config.target.peak_tflops
         self.start()
@@ -82,12 +86,14 @@ class Run:
         self._unread: dict[str, jax.Array] | None = None  # of the step that may still be running
         self._evaluated: dict[str, float] = {}  # metrics of an evaluation that no checkpoint holds yet
         self._last: dict[str, float] = {}
+        self._reports = Reports()
 
-    def stepped(self, metrics: dict[str, jax.Array], notes: list[str]) -> None:
+    def stepped(self, metrics: dict[str, jax.Array], warnings: list[str]) -> None:
         """Takes the metrics of the step that was just started, and reports those of the step before."""
         self.report()
         self._unread = metrics
-        self._warn(notes)
+        self._warn(warnings)
+        self._reports.send(warnings)
 
     def report(self) -> None:
         """Waits for the step under way and writes its row, if it is due.
@@ -104,7 +110,10 @@ class Run:
         config = self._config
         if self._done % config.logger.every == 0 or self._done in (1, config.steps):
             self._last |= metrics
-            self._logger.log(self._done, "train", metrics | self._clock.read())
+            times = self._clock.read()
+            times |= self._reports.largest({name: times[name] for name in WORST})
+            self._logger.log(self._done, "train", metrics | times)
+            self._warn(self._reports.received())
         if metrics["skipped"] >= config.optimizer.max_skipped:
             raise Diverged(
                 f"the gradients of {int(metrics['skipped'])} steps in a row were not finite, the last of them step "
@@ -117,7 +126,7 @@ class Run:
         with self._clock.paused():
             begun = time.perf_counter()
             report = judge.run(state.ema)
-            self._warn(report.notes)
+            self._warn([f"a broken example was replaced: {note}" for note in report.notes])
             self._evaluated = report.metrics
             self._last |= {f"{SPLIT}/{name}": value for name, value in report.metrics.items()}
             self._logger.log(self._done, SPLIT, report.metrics | {"time/eval": time.perf_counter() - begun})
@@ -133,7 +142,9 @@ class Run:
                 raise RunError(f"copies of {differing[0]} differ between devices: a device computes wrongly.")
             self._logger.sync()
             metrics = self._evaluated or None
-            self._checkpoints.save(self._done, state, meta={"examples": self._examples, "data": self._fingerprint}, metrics=metrics)
+            self._checkpoints.save(
+                self._done, state, meta={"examples": self._examples, "data": self._fingerprint}, metrics=metrics
+            )
             self._evaluated = {}
 
     @contextmanager
@@ -181,12 +192,13 @@ class Run:
         return self.objective()
 
     def _summarise(self, status: str) -> None:
+        self._warn(self._reports.received())
         facts = self._facts | {"examples_seen": self._examples}
         self._logger.summary(status, step=self._done, metrics=self._last, facts=facts)
 
-    def _warn(self, notes: list[str]) -> None:
-        for note in notes:
-            self._logger.warn_once(f"a broken example was replaced: {note}")
+    def _warn(self, warnings: list[str]) -> None:
+        for text in warnings:
+            self._logger.warn_once(text)
 
     def _draw(self, report: evaluation.Report) -> None:
         paths = evaluation.draw(report, self._run_dir.figures)

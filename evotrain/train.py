@@ -70,7 +70,8 @@ def train(config: Config) -> float | None:
         # ---- Programs ----
         jitted = train_step(config, mesh)
         traced = jitted.trace(abstract, batch_shapes(source, config.batch_size, batch_sharding(mesh)))
-        clock = Clock(config, count_flops(traced.jaxpr, open_trips=config.model.recycles / 2))
+        batches = Batches(source, config, mesh, start=examples)
+        clock = Clock(config, count_flops(traced.jaxpr, open_trips=config.model.recycles / 2), batches.timing)
         judge = Evaluation(source, config, mesh, eval_step(config, mesh), source.held_out)
         logger = resources.enter_context(RunLogger(run_dir, config, primary=primary))
         parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
@@ -91,23 +92,23 @@ def train(config: Config) -> float | None:
         if first >= config.steps:
             logger.event(f"All {config.steps} steps are done; write a larger steps=… to go on.")
             return run.finished_before()
+        resources.enter_context(batches)  # prepares the first ones while the step is compiled
         logger.event("Compiling the step …")
         # To name the operation that made a NaN, JAX must be able to run the step again, piece by piece.
         step = jitted if config.debug.nans else traced.lower().compile()
         clock.start()
 
         # ---- Loop ----
-        batches = resources.enter_context(Batches(source, config, mesh, start=examples))
         with stop_signals() as stopped, run.ending():
             if first == 0 and config.eval_every:
                 run.evaluate(judge, state)
             stream = iter(batches)
             for number in range(first + 1, config.steps + 1):
                 with clock.waiting():
-                    batch, notes = next(stream)
+                    batch, warnings = next(stream)
                 with jax.transfer_guard("disallow" if config.debug.transfer_guard else "allow"):
                     state, metrics = step(state, batch)
-                    run.stepped(metrics, notes)  # fetches the metrics of the step before, while this one runs
+                    run.stepped(metrics, warnings)  # fetches the metrics of the step before, while this one runs
 
                 preempted = bool(stopped) or checkpoints.reached_preemption(number)
                 last = number == config.steps

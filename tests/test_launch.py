@@ -177,6 +177,22 @@ def test_slurm_lets_an_interrupted_run_save_and_requeues_it(slurm, tmp_path: Pat
     assert (tmp_path / "scontrol.txt").read_text().split() == ["requeue", "42"]
 
 
+def test_slurm_prepares_a_share_of_the_files_in_each_job_of_an_array(repository: Path, stub) -> None:
+    folder = stub("import sys; print(*sys.argv[1:], sep='\\n'); sys.exit(3)")
+    (folder / "python").symlink_to(sys.executable)  # the name that the script calls
+    job = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "8", "PATH": f"{folder}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", str(repository / "launch" / "slurm_prepare.sh"), "data.root=a b", "prepare.out=c"],
+        cwd=folder,
+        env={**os.environ, **job},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 3, result.stderr
+    assert result.stdout.splitlines() == ["command=prepare", "prepare.shard=2/8", "data.root=a b", "prepare.out=c"]
+
+
 def wait_for(path: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while not path.exists():

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evotrain.data.sets.raw import MsaDir
-from evotrain.data_config import MsaDirConfig
+from evotrain.data.sets.protein_set import ProteinSet, open_set
+from evotrain.data_config import ProteinSetConfig
 
 PATIENCE = 300  # seconds that a started program may take at most; nothing here measures time
 
@@ -134,14 +134,30 @@ def test_the_sample_is_what_its_script_makes(repository: Path, tmp_path: Path, m
     make_sample = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(make_sample)
     kept = make_sample.SAMPLE
-    monkeypatch.setattr(make_sample, "SAMPLE", tmp_path)
+    monkeypatch.setattr(make_sample, "SAMPLE", tmp_path / "data" / "sample")
     make_sample.main()
-    sources = [MsaDir(MsaDirConfig(crop=48, msa_clusters=32, root=str(root))) for root in (kept, tmp_path)]
-    assert sources[0].train_ids == sources[1].train_ids == ["sample0", "sample1", "sample2", "sample3"]
-    assert sources[0].held_out_ids == sources[1].held_out_ids == ["sample4", "sample5"]
-    for name in sources[0].train_ids + sources[0].held_out_ids:
-        old, new = (source.read(name) for source in sources)
-        remedy = "the generator has changed: run python data/make_sample.py and commit data/sample"
-        assert np.array_equal(old.msa, new.msa), remedy
+    old, new = sample_sets(kept)[0], sample_sets(tmp_path / "data" / "sample")[0]
+    assert old.ids == new.ids == [f"sample{i}" for i in range(6)]
+    assert old.index == new.index
+    assert [old.index[name]["split"] for name in old.ids] == ["train"] * 4 + ["val"] * 2
+    for name in old.ids:
+        remedy = "the generator has changed: run python data/make_sample.py and commit data/"
+        assert np.array_equal(old.read(name).msa, new.read(name).msa), remedy
         # Written with three decimals, which another processor may round the other way.
-        np.testing.assert_allclose(old.atom_positions, new.atom_positions, atol=2e-3, err_msg=remedy)
+        np.testing.assert_allclose(
+            old.read(name).atom_positions, new.read(name).atom_positions, atol=2e-3, err_msg=remedy
+        )
+
+
+def test_the_prepared_sample_is_the_sample(repository: Path) -> None:
+    raw, prepared = sample_sets(repository / "data" / "sample")
+    assert prepared.ids == raw.ids
+    assert {name: prepared.index[name] for name in raw.ids} == raw.index
+    for name in raw.ids:
+        for key, value in vars(raw.read(name)).items():
+            np.testing.assert_array_equal(getattr(prepared.read(name), key), value, err_msg=f"{name} {key}")
+
+
+def sample_sets(raw: Path) -> list[ProteinSet]:
+    """The sample as it is in its raw files, and as it is prepared."""
+    return [open_set(ProteinSetConfig(root=str(root))) for root in (raw, raw.with_name("sample_prepared"))]

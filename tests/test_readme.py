@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from evotrain.checks import check
+from evotrain.checks_data import check_prepare
 from evotrain.cli import check_sweep, split_arguments, trial_name
 from evotrain.compose import compose
 from evotrain.config import Config
+from evotrain.trained import implicit_overrides
 
 DOCUMENTS = ("README.md", "data/README.md", "launch/README.md")
 RECIPES = "| command (`python -m evotrain …`) |"
@@ -28,7 +30,7 @@ class Command:
 
     @property
     def trains(self) -> bool:
-        return "--help" not in self.arguments and "command=evaluate" not in self.arguments
+        return not {"--help", "command=evaluate", "command=prepare"} & {*self.arguments}
 
     def configs(self) -> list[Config]:
         """The configuration of its run, or of each trial of its sweep."""
@@ -59,7 +61,7 @@ def recipes(text: str) -> list[str]:
 
 def parse(document: str, text: str) -> Command | None:
     """The command, if it is one of evotrain's that is spelled out."""
-    if "…" in text or not text.startswith(("python ", "sbatch ")):
+    if "…" in text or "$(" in text or not text.startswith(("python ", "sbatch ")):
         return None
     words = shlex.split(text.replace("DIRECTORY", "data/sample"))
     if words[:3] == ["python", "-m", "evotrain"]:
@@ -72,6 +74,8 @@ def parse(document: str, text: str) -> Command | None:
     if words[0] == "sbatch" and words[2] == "launch/slurm.sh":
         nodes = int(words[1].removeprefix("--nodes="))
         return Command(document, text, tuple(words[3:]), nodes * GPUS_PER_NODE)
+    if words[0] == "sbatch" and words[2] == "launch/slurm_prepare.sh":
+        return Command(document, text, ("command=prepare", *words[3:]))
     return None
 
 
@@ -104,7 +108,9 @@ def test_the_commands_are_found():
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.document}: {command.text}")
 def test_a_command_composes_and_passes_the_checks(command):
     if not command.trains:
-        split_arguments([word for word in command.arguments if word != "--help"])
+        _, overrides = split_arguments([word for word in command.arguments if word != "--help"])
+        if "command=prepare" in overrides:
+            check_prepare(compose([*implicit_overrides(overrides), *overrides]), overrides)
         return
     for config in command.configs():
         check(config, config.mesh.simulate or command.devices)

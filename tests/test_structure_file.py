@@ -84,11 +84,11 @@ def test_a_residue_without_atoms_is_in_the_sequence_alone(prediction):
 
 def test_training_could_read_it(file, prediction):
     _, positions, mask, _ = prediction
-    found, found_mask, _ = read_chain(file, None, SEQUENCE)
-    np.testing.assert_array_equal(found_mask, mask)
+    chain = read_chain(file, None, SEQUENCE)
+    np.testing.assert_array_equal(chain.atom_mask, mask)
     # The reader names NH1 and NH2 of arginine by where they are.
     fixed = [slot for slot, name in enumerate(ATOM_NAMES) if name not in ("NH1", "NH2")]
-    np.testing.assert_allclose(found[:, fixed], (positions * mask[..., None])[:, fixed], atol=1e-4)
+    np.testing.assert_allclose(chain.atom_positions[:, fixed], (positions * mask[..., None])[:, fixed], atol=1e-4)
 
 
 def test_mmcif_says_that_b_factors_are_plddt(prediction):

@@ -5,18 +5,19 @@ A process prepares the rows that its devices hold and no others.
 """
 
 import os
-import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import grain
 import jax
 import numpy as np
-from absl import flags
 from jax.sharding import Mesh
 
 from evotrain.config import Config
 from evotrain.data.sources import HOST_KEYS, Example, Source
+from evotrain.data.workers import Workers
 from evotrain.parallel.mesh import batch_sharding
 
 MANY_STEPS = 2**40  # no run ends for want of examples
@@ -25,8 +26,8 @@ MANY_STEPS = 2**40  # no run ends for want of examples
 class LocalExamples(grain.sources.RandomAccessDataSource):
     """The examples of this process's rows, step after step without end: position p is row p mod n of step p // n."""
 
-    def __init__(self, source: Source, rows: list[int], batch_size: int, start: int):
-        self._source, self._rows = source, rows
+    def __init__(self, prepare: Callable[[int], Example], rows: list[int], batch_size: int, start: int):
+        self._prepare, self._rows = prepare, rows
         self._batch_size, self._start = batch_size, start
 
     def __len__(self) -> int:
@@ -34,51 +35,89 @@ class LocalExamples(grain.sources.RandomAccessDataSource):
 
     def __getitem__(self, position: int) -> Example:
         step, row = divmod(int(position), len(self._rows))
-        return self._source.train(self._start + step * self._batch_size + self._rows[row])
+        return self._prepare(self._start + step * self._batch_size + self._rows[row])
 
 
 class Batches:
-    """The endless training batches from example `start` on, each a dict of global arrays, and its examples' notes.
+    """The endless training batches from example `start` on, each a dict of global arrays, and warnings about it.
 
-    Examples are prepared ahead, in threads or in `data.workers` processes, and delivered in order.
+    From the moment it is entered, examples are prepared ahead, in threads or in `data.workers` processes: always the
+    next free worker takes the next example, up to `data.prefetch` batches before its turn. They are delivered in order.
+    So a slow example holds nobody up until its turn comes, and no batch depends on timing.
     """
 
     def __init__(self, source: Source, config: Config, mesh: Mesh, *, start: int):
         self._batch_size = config.batch_size
         self._sharding = batch_sharding(mesh)
         self._rows = local_rows(self._sharding, config.batch_size)
-        examples = LocalExamples(source, self._rows, config.batch_size, start)
-        batches = grain.MapDataset.source(examples).batch(len(self._rows), batch_fn=stack)
-        threads = grain.ReadOptions(
-            num_threads=min(config.data.prefetch, os.cpu_count() or 1), prefetch_buffer_size=config.data.prefetch
+        window = config.data.prefetch * len(self._rows)
+        self._processes = config.data.workers > 0
+        self._count = config.data.workers or min(window, os.cpu_count() or 1)
+        self._warnings: list[str] = []
+        self._workers = Workers(
+            source,
+            count=self._count,
+            processes=self._processes,
+            minutes=config.data.timeout,
+            warn=self._warnings.append,
         )
-        iterable = batches.to_iter_dataset(threads)
-        self._shared = config.data.workers > 0
-        if self._shared:
-            _mark_flags_parsed()
-            buffer = -(-config.data.prefetch // config.data.workers)
-            iterable = iterable.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=buffer),
-                worker_init_fn=_leave_interrupts_to_the_loop,
-            )
-        self._iterator = iter(iterable)
+        self._timing = Timing(self._workers.run, self._count)
+        examples = LocalExamples(self._timing.prepare, self._rows, config.batch_size, start)
+        ahead = grain.ReadOptions(num_threads=self._count, prefetch_buffer_size=window)
+        dataset = grain.MapDataset.source(examples).to_iter_dataset(ahead)
+        self._iterator = iter(dataset.batch(len(self._rows), batch_fn=stack))
 
     def __iter__(self) -> Iterator[tuple[dict[str, jax.Array], list[str]]]:
         for batch in self._iterator:
-            # Out of the workers' shared memory, which is freed here and not whenever the devices let go of the batch.
-            batch = {name: np.array(x) for name, x in batch.items()} if self._shared else batch
-            notes = [str(note) for note in batch["note"] if str(note)]
-            yield to_devices(batch, self._rows, self._batch_size, self._sharding), notes
+            notes = [f"a broken example was replaced: {note}" for note in batch["note"] if note]
+            warnings = [self._warnings.pop(0) for _ in range(len(self._warnings))]  # workers may append meanwhile
+            yield to_devices(batch, self._rows, self._batch_size, self._sharding), notes + warnings
+
+    def timing(self) -> dict[str, float]:
+        """Metrics of the examples that were prepared since the last call."""
+        return self._timing.read()
 
     def close(self) -> None:
         """Stops the threads or processes."""
         self._iterator.close()
+        self._workers.close()
 
     def __enter__(self) -> Self:
+        self._iterator.start_prefetch()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Timing:
+    """How long the examples take to prepare, seen from the threads that wait for them."""
+
+    def __init__(self, prepare: Callable[[int], Example], workers: int):
+        self._prepare, self._workers = prepare, workers
+        self._lock = threading.Lock()
+        self._seconds: list[float] = []
+        self._begun = time.perf_counter()
+
+    def prepare(self, index: int) -> Example:
+        begun = time.perf_counter()
+        example = self._prepare(index)
+        with self._lock:
+            self._seconds.append(time.perf_counter() - begun)
+        return example
+
+    def read(self) -> dict[str, float]:
+        """Of the examples since the last call: seconds of the mean one and of the slowest, and the workers' load,
+        which is 1 when they are always busy and more of them are needed. Zeros if there were none."""
+        now = time.perf_counter()
+        with self._lock:
+            seconds, self._seconds = self._seconds, []
+        elapsed, self._begun = now - self._begun, now
+        return {
+            "time/example": sum(seconds) / max(len(seconds), 1),
+            "time/slowest_example": max(seconds, default=0.0),
+            "time/worker_load": min(sum(seconds) / (elapsed * self._workers), 1.0),
+        }
 
 
 def stack(examples: list[Example]) -> dict[str, np.ndarray]:
@@ -116,14 +155,3 @@ def batch_shapes(source: Source, batch_size: int, sharding: Any) -> dict[str, ja
         for name, x in example.items()
         if name not in HOST_KEYS
     }
-
-
-def _leave_interrupts_to_the_loop(_worker: int, _workers: int) -> None:
-    """A Ctrl-C reaches every process of a terminal; the loop saves first and then ends the workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _mark_flags_parsed() -> None:
-    """grain's worker processes read absl flags, which only programs started by absl parse."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()

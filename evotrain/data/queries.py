@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evotrain.data.features.templates import read_templates
-from evotrain.data.formats.alignment import read_a3m, read_fasta
+from evotrain.data.formats.alignment import FASTA_SUFFIXES, SUFFIXES, is_aligned_fasta, read_alignment, read_fasta
+from evotrain.data.formats.template_arrays import read_templates
 from evotrain.data.protein import NUM_ATOMS, Protein, Templates
-from evotrain.data.sets.raw import ALIGNMENT_FILES, TEMPLATE_FILE
 from evotrain.errors import DataError
 
-A3M_SUFFIXES = (".a3m", ".a3m.gz")
-FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fasta.gz", ".fa.gz", ".faa.gz")
+FOLDER_STEM = "msa"  # of the alignment in a protein's folder, whose name is then the protein's
+TEMPLATE_FILE = "templates.npz"
 LONGEST_NAME = 100  # of a folder
 
 
@@ -28,20 +27,23 @@ class Query:
 
 
 def find_queries(path: Path) -> list[Query]:
-    """The queries of an a3m, of a FASTA file (each of its sequences alone), or of a directory, sorted by name.
+    """The queries of an alignment, of a FASTA file, or of a directory, sorted by name.
 
-    An alignment is named after its file, `msa.a3m` after its folder, a sequence after its header. A directory stands
-    for its a3m and FASTA files and for the `msa.a3m[.gz]` of its folders; `templates.npz` beside these is read too.
+    Each sequence of a FASTA file is a query, unless the file holds several equally long rows with gaps: that is an
+    alignment to its first row. An alignment is named after its file, `msa.a3m` after its folder, a sequence after its
+    header. A directory stands for its alignments and FASTA files and for the alignment `msa.…` of its folders;
+    `templates.npz` beside these is read too.
 
     Raises:
       DataError: nothing is there to predict, a FASTA file cannot be read, or two queries have the same name.
     """
     if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if file.name.endswith(A3M_SUFFIXES + FASTA_SUFFIXES)]
-        files += [folder / name for folder in sorted(path.iterdir()) for name in ALIGNMENT_FILES]
-        queries = [query for file in files if file.is_file() for query in _of_file(file)]
+        files = [file for file in _list(path) if _is_query(file)]
+        folders = [folder for folder in _list(path) if folder.is_dir()]
+        files += [file for folder in folders for file in _list(folder) if _is_query(file) and _is_of_folder(file)]
+        queries = [query for file in files for query in _of_file(file)]
         if not queries:
-            raise DataError(f"{path}: holds nothing to predict; put files *.a3m or *.fasta into it.")
+            raise DataError(f"{path}: holds nothing to predict; put files *.a3m, *.sto or *.fasta into it.")
     elif not path.exists():
         raise DataError(f"{path}: no such file or directory (it would be {path.absolute()}).")
     else:
@@ -53,15 +55,37 @@ def find_queries(path: Path) -> list[Query]:
     return sorted(queries, key=lambda query: query.name)
 
 
+def _split_name(path: Path) -> tuple[str, str]:
+    """The file's name without its suffix, and the suffix without .gz."""
+    name = Path(path.name.removesuffix(".gz"))
+    return name.stem, name.suffix
+
+
+def _list(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}).") from None
+
+
+def _is_query(path: Path) -> bool:
+    return _split_name(path)[1] in SUFFIXES and path.is_file()
+
+
+def _is_of_folder(path: Path) -> bool:
+    """Whether the folder's name is that of the protein."""
+    return _split_name(path)[0] == FOLDER_STEM
+
+
 def _of_file(path: Path) -> list[Query]:
-    if path.name.endswith(A3M_SUFFIXES):
-        stem = path.name.removesuffix(".gz").removesuffix(".a3m")
-        name = path.absolute().parent.name if path.name in ALIGNMENT_FILES else stem
-        return [Query(_safe(name), partial(_read, path))]
-    if not path.name.endswith(FASTA_SUFFIXES):
-        known = ", ".join(A3M_SUFFIXES + FASTA_SUFFIXES)
-        raise DataError(f"{path}: is it an alignment or sequences? Give it a name that ends in one of {known}.")
-    stem = path.name.partition(".")[0]
+    stem, suffix = _split_name(path)
+    if suffix not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise DataError(
+            f"{path}: is it an alignment or sequences? Give it a name that ends in one of {known} (or that and .gz)."
+        )
+    if suffix not in FASTA_SUFFIXES or is_aligned_fasta(path):
+        return [Query(_safe(path.absolute().parent.name if _is_of_folder(path) else stem), partial(_read, path))]
     return [
         Query(_safe(name or stem), partial(_protein, name, sequence[None], np.zeros((1, len(sequence)), np.int32)))
         for name, sequence in zip(*read_fasta(path), strict=True)
@@ -69,10 +93,16 @@ def _of_file(path: Path) -> list[Query]:
 
 
 def _read(path: Path) -> Protein:
-    names, msa, deletions = read_a3m(path)
+    alignment = read_alignment(path)
     templates = path.parent / TEMPLATE_FILE
-    beside = path.name in ALIGNMENT_FILES and templates.is_file()
-    return _protein(names[0], msa, deletions, read_templates(templates, msa.shape[1]) if beside else None)
+    beside = _is_of_folder(path) and templates.is_file()
+    length = alignment.letters.shape[1]
+    return _protein(
+        alignment.names[0],
+        alignment.codes,
+        alignment.deletions,
+        read_templates(templates, length) if beside else None,
+    )
 
 
 def _protein(name: str, msa: np.ndarray, deletions: np.ndarray, templates: Templates | None = None) -> Protein:

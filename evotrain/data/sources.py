@@ -5,18 +5,21 @@ cannot change it. Beside the features it holds `substituted` (float32, 1 where a
 strings `name` and `note`, which stay on the host.
 """
 
+import hashlib
+from itertools import permutations
 from typing import NamedTuple, Protocol
 
-import grain
 import numpy as np
 
 from evotrain.config import Config
 from evotrain.data.features.example import ExampleShape, example, example_shape
-from evotrain.data.generated.coevolution import generate_family, shuffle_columns
+from evotrain.data.generated.coevolution import family_size, generate_family, shuffle_columns
 from evotrain.data.generated.synthetic import gaussian_example
 from evotrain.data.protein import Protein
-from evotrain.data.sets.raw import MsaDir
-from evotrain.data_config import CoevolutionConfig, MsaDirConfig
+from evotrain.data.sets.sampling import Mixture
+from evotrain.data.sets.selection import Selection
+from evotrain.data_config import CoevolutionConfig, MixtureConfig, MsaDirConfig
+from evotrain.errors import DataError, EvotrainError
 
 HOST_KEYS = ("name", "note")
 
@@ -41,6 +44,10 @@ class Source(Protocol):
 
     held_out: int  # number of held-out examples
     description: str  # one line for the console
+    fingerprint: str  # of what decides the order of the examples; empty for generated data
+
+    def name(self, index: int) -> str:
+        """What training example `index` shows unless that is broken, for messages; no file is read."""
 
     def train(self, index: int) -> Example:
         """Training example `index` of the endless stream."""
@@ -60,13 +67,15 @@ def open_source(config: Config) -> Source:
             return SyntheticSource(config)
         case "coevolution":
             return FamilySource(config.data, example_shape(config), config.seed)
-        case "msa_dir":
+        case "msa_dir" | "mixture":
             return ProteinSource(config.data, example_shape(config), config.seed)
     raise AssertionError(config.data.source)
 
 
 class SyntheticSource:
     """Gaussian MSA and pair representations of the model's own sizes."""
+
+    fingerprint = ""
 
     def __init__(self, config: Config):
         self._seed = config.seed
@@ -79,6 +88,9 @@ class SyntheticSource:
         self.held_out = config.data.eval_examples
         self.description = f"Gaussian tensors, {config.data.msa_clusters} sequences of {config.data.crop} residues"
 
+    def name(self, index: int) -> str:
+        return f"gaussian-{index}"
+
     def train(self, index: int) -> Example:
         return self._example((self._seed, TRAIN_FEATURES), index)
 
@@ -86,16 +98,22 @@ class SyntheticSource:
         return HeldOut(self._example((HELD_OUT_SEED, HELD_OUT_FEATURES), index), None, None)
 
     def _example(self, stream: tuple[int, ...], index: int) -> Example:
-        return gaussian_example(stream, index, **self._sizes) | _labels(f"gaussian-{index}", "")
+        return gaussian_example(stream, index, **self._sizes) | _labels(self.name(index), "")
 
 
 class FamilySource:
     """Generated families, a new one at every index."""
 
+    fingerprint = ""
+
     def __init__(self, config: CoevolutionConfig, shape: ExampleShape, seed: int):
         self._config, self._shape, self._seed = config, shape, seed
         self.held_out = config.eval_examples
-        self.description = f"generated families, {config.msa_clusters} sequences of {config.crop} residues"
+        length, depth = family_size(config)
+        self.description = f"generated families, {depth} sequences of {length} residues"
+
+    def name(self, index: int) -> str:
+        return f"family-{self._seed}-{TRAIN_FAMILIES}-{index}"
 
     def train(self, index: int) -> Example:
         family = generate_family((self._seed, TRAIN_FAMILIES), index, self._config)
@@ -107,31 +125,109 @@ class FamilySource:
 
 
 class ProteinSource:
-    """Proteins of a directory, shuffled anew in every epoch."""
+    """Proteins on disk, of one set or of a mixture of several, each set shuffled anew in every one of its epochs.
 
-    def __init__(self, config: MsaDirConfig, shape: ExampleShape, seed: int):
+    Raises DataError if a set cannot be used or leaves nothing to train on, if none holds anything out, or if no protein
+    of a split can be read.
+    """
+
+    def __init__(self, config: MsaDirConfig | MixtureConfig, shape: ExampleShape, seed: int):
         self._shape, self._seed = shape, seed
-        self._proteins = MsaDir(config)
-        for ids in (self._proteins.train_ids, self._proteins.held_out_ids):
-            self._proteins.load(ids[0])  # if nothing can be read, say so before anything is compiled
-        self.held_out = min(len(self._proteins.held_out_ids), config.eval_examples)
-        self.description = self._proteins.description
-        count = len(self._proteins.train_ids)
-        self._order = grain.MapDataset.source(range(count)).seed(seed).shuffle().repeat()
+        self._sets = _open_sets(config, seed)
+        self._mixture = Mixture([part.weight for part in self._sets])
+        # The first of every set, then the second of every set: a few of many are of all sets.
+        self._held_out = sorted(
+            (place, number)
+            for number, part in enumerate(self._sets)
+            for place in range(min(len(part.selection.held_out_ids), config.eval_examples))
+        )[: config.eval_examples]
+        self.held_out = len(self._held_out)
+        for part in self._sets:
+            part.selection.check()  # if nothing can be read, say so before anything is compiled
+
+    @property
+    def description(self) -> str:
+        return _describe(self._sets)
+
+    @property
+    def fingerprint(self) -> str:
+        content = "\n".join(f"{part.weight} {part.selection.fingerprint}" for part in self._sets)
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def name(self, index: int) -> str:
+        number, place = self._mixture[index]
+        return self._sets[number].selection.name(place)
 
     def train(self, index: int) -> Example:
-        protein, note = self._proteins.load(self._proteins.train_ids[self._order[index]])
-        return _example(protein, note, self._shape, (self._seed, TRAIN_FEATURES, index))
+        number, place = self._mixture[index]
+        selection = self._sets[number].selection
+        protein, note = selection.train(place)
+        stream = (self._seed, TRAIN_FEATURES, index)
+        return _example(protein, note, self._shape, stream, max_rows=selection.config.max_rows)
 
     def evaluate(self, index: int) -> HeldOut:
-        protein, note = self._proteins.load(self._proteins.held_out_ids[index])
-        return _held_out(protein, note, self._shape, index)
+        place, number = self._held_out[index]
+        selection = self._sets[number].selection
+        protein, note = selection.evaluate(place)
+        return _held_out(protein, note, self._shape, index, max_rows=selection.config.max_rows)
+
+
+class _MixedSet(NamedTuple):
+    name: str  # empty where there is but one
+    weight: float
+    selection: Selection
+
+
+def _open_sets(config: MsaDirConfig | MixtureConfig, seed: int) -> list[_MixedSet]:
+    """The sets sorted by name, each with a seed of its own."""
+    if isinstance(config, MsaDirConfig):
+        sets = [_MixedSet("", 1.0, Selection(config, seed, config.only))]
+    else:
+        sets = []
+        for number, (name, part) in enumerate(sorted(config.sets.items())):
+            try:
+                sets.append(_MixedSet(name, part.weight, Selection(part, (seed + number) % 2**32)))
+            except EvotrainError as error:
+                raise type(error)(f"data.sets.{name}: {error}") from None
+    for part in sets:
+        if not part.selection.train_ids:
+            raise _nothing_left("train on", [part])
+    if not any(part.selection.held_out_ids for part in sets):
+        raise _nothing_left("evaluate on", sets)
+    return sets
+
+
+def _nothing_left(to: str, sets: list[_MixedSet]) -> DataError:
+    proteins = sets[0].selection.proteins
+    roots = ", ".join(str(part.selection.root) for part in sets)
+    remedy = "change data.eval_fraction, or give index.csv a split column with train and val"
+    if len(sets) == 1 and len(proteins.ids) == 1:
+        remedy = f"write data.only={proteins.ids[0]} to train on this one and evaluate on it too"
+    return DataError(f"{roots}: no protein is left to {to} ({_describe(sets)}); {remedy}.")
+
+
+def _describe(sets: list[_MixedSet]) -> str:
+    if len(sets) == 1:
+        return sets[0].selection.description
+    total = sum(part.weight for part in sets)
+    parts = " + ".join(f"{part.weight / total:.0%} {part.name}: {part.selection.description}" for part in sets)
+    seen = sum(
+        len(set(one.selection.held_out_ids).intersection(other.selection.train_ids))
+        for one, other in permutations(sets, 2)
+    )
+    return parts + (f"; of the held-out ids {seen} are trained on in another set" if seen else "")
 
 
 def _example(
-    protein: Protein, note: str, shape: ExampleShape, stream: tuple[int, ...], *, training: bool = True
+    protein: Protein,
+    note: str,
+    shape: ExampleShape,
+    stream: tuple[int, ...],
+    *,
+    training: bool = True,
+    max_rows: int | None = None,
 ) -> Example:
-    features = example(protein, np.random.default_rng(stream), shape, training=training)
+    features = example(protein, np.random.default_rng(stream), shape, training=training, max_rows=max_rows)
     return features | _labels(protein.name, note)
 
 
@@ -139,10 +235,10 @@ def _labels(name: str, note: str) -> Example:
     return {"name": np.asarray(name), "note": np.asarray(note), "substituted": np.float32(bool(note))}
 
 
-def _held_out(protein: Protein, note: str, shape: ExampleShape, index: int) -> HeldOut:
+def _held_out(protein: Protein, note: str, shape: ExampleShape, index: int, max_rows: int | None = None) -> HeldOut:
     stream = (HELD_OUT_SEED, HELD_OUT_FEATURES, index)
-    plain = _example(protein, note, shape, stream, training=False)
+    plain = _example(protein, note, shape, stream, training=False, max_rows=max_rows)
     rearranged = shuffle_columns(protein, np.random.default_rng((HELD_OUT_SEED, COLUMN_SHUFFLES, index)))
-    crop = plain["residue_index"][plain["seq_mask"] > 0]  # residues are numbered from 0
-    shuffled = _example(rearranged, note, shape, stream, training=False)
+    shuffled = _example(rearranged, note, shape, stream, training=False, max_rows=max_rows)
+    crop = np.isin(protein.residue_index, plain["residue_index"][plain["seq_mask"] > 0])
     return HeldOut(plain, shuffled, protein.msa[:, crop])

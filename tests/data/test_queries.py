@@ -30,6 +30,21 @@ def test_an_alignment_is_named_after_its_file_or_folder(tmp_path, file):
     assert protein.templates is None
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("T1.sto", "# STOCKHOLM 1.0\nq1 AR.NDA\nhit AR.-DA\n//\n"),
+        ("T1/msa.sto.gz", "# STOCKHOLM 1.0\nq1 AR.NDA\nhit AR.-DA\n//\n"),
+        ("T1.a2m", ">q1\nAR.NDA\n>hit\nARk-DA\n"),
+        ("T1.fasta", ">q1\nAR-NDA\n>hit\nARK-DA\n"),
+    ],
+)
+def test_alignments_of_other_formats(tmp_path, file, text):
+    (query,) = find_queries(write(tmp_path / file, text))
+    assert query.name == "T1"
+    assert [letters(row) for row in query.load().msa] == ["ARNDA", "AR-DA"]
+
+
 @pytest.mark.parametrize("file", ["x.fasta", "x.fa", "x.faa.gz"])
 def test_each_sequence_of_a_fasta_file_is_a_query(tmp_path, file):
     one, two = find_queries(write(tmp_path / file, FASTA))
@@ -50,8 +65,9 @@ def test_a_directory_stands_for_its_files_and_alignments_of_folders(tmp_path):
     write(tmp_path / "c" / "msa.a3m.gz", A3M)
     write(tmp_path / "c" / "structure.cif.gz", "")
     write(tmp_path / "d" / "other.a3m", A3M)
+    write(tmp_path / "e.sto", "# STOCKHOLM 1.0\nq1 ARNDA\n//\n")
     write(tmp_path / "index.csv", "")
-    assert [query.name for query in find_queries(tmp_path)] == ["b", "c", "sp_P1_ONE_X", "two"]
+    assert [query.name for query in find_queries(tmp_path)] == ["b", "c", "e", "sp_P1_ONE_X", "two"]
 
 
 def test_templates_beside_an_alignment_are_read(tmp_path):
@@ -59,7 +75,7 @@ def test_templates_beside_an_alignment_are_read(tmp_path):
     arrays = {
         "template_aatype": np.zeros((2, 5), np.int32),
         "template_all_atom_positions": np.zeros((2, 5, 37, 3), np.float32),
-        "template_all_atom_masks": np.zeros((2, 5, 37), np.float32),
+        "template_all_atom_masks": np.ones((2, 5, 37), np.float32),
     }
     np.savez(path.with_name("templates.npz"), **arrays)
     (query,) = find_queries(path)
@@ -75,14 +91,19 @@ def test_a_broken_alignment_is_found_when_it_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "x.fasta: the file is empty; a FASTA needs at least a sequence: '>name' and its sequence."),
-        ("ARND\n", "x.fasta, line 1: a FASTA file starts with '>name' of a sequence, not with this."),
-        (">a\nAR\nN-D\n", "x.fasta, line 3: '-' is no residue; an alignment needs a name that ends in .a3m."),
+        ("", "x.fasta: the file is empty; it needs at least a sequence: '>name' and its sequence."),
+        ("ARND\n", "x.fasta, line 1: the file starts with '>name' of a sequence, not with this."),
+        (
+            ">a\nAR\nN-D\n",
+            "x.fasta, line 3: '-' is no residue; the rows of an alignment must be equally long, unless the file's name "
+            "ends in .a3m.",
+        ),
+        (">a\nARND\n>b\nA-D\n", "x.fasta, line 4: '-' is no residue"),
         (">a\nA*R\n", "x.fasta, line 2: '*' is no residue"),
         (">a\nAR\n>b\n*\n", "x.fasta, line 3: the sequence 'b' is empty; write its residues or leave it out."),
         (">a\nAR\n>a\nAR\n", "x.fasta: two queries are called a, and one would overwrite the other; rename one."),
     ],
-    ids=["empty", "no name", "gap", "stop", "no residues", "twice"],
+    ids=["empty", "no name", "gap", "ragged", "stop", "no residues", "twice"],
 )
 def test_what_is_no_fasta_file(tmp_path, text, message):
     with pytest.raises(DataError) as error:

@@ -1,8 +1,8 @@
 """The features and labels of one training example, under AlphaFold's names (AlphaFold 2, Suppl. 1.2).
 
-`example` makes the random draws; what it calls are pure functions of arrays and of these draws. Crop and rows are
-chosen first, so that the cost of an example does not depend on the length of the protein. Dimensions: R passes of the
-network, S cluster centres, E rows of the extra MSA, T templates, N residues of the crop.
+`example` makes the random draws; what it calls are pure functions of arrays and of these draws. As in AlphaFold,
+residues are hidden and rows assigned to clusters over the whole protein, before the crop. Dimensions: R passes of the
+network, S cluster centres, E rows of the extra MSA, T templates, L residues of the protein, N of the crop.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,11 @@ import numpy as np
 
 from evotrain.config import Config
 from evotrain.data.features import msa as transforms
+from evotrain.data.features.crop import Residues, contiguous_crop, crop_starts, spatial_crop
 from evotrain.data.features.labels import structure_labels
 from evotrain.data.features.templates import choose_templates, template_features
-from evotrain.data.protein import GAP, Protein, pseudo_beta
+from evotrain.data.protein import CA_ATOM, GAP, Protein, pseudo_beta
+from evotrain.data_config import AlignmentConfig
 
 Features = dict[str, np.ndarray]
 
@@ -29,26 +31,48 @@ class ExampleShape:
     passes: int = 1  # R, each with its own sample of the alignment
     structure: bool = False  # labels of all atoms, frames and torsion angles
     mask_fraction: float  # of the MSA's positions, hidden
+    block_deletions: int = 0  # blocks of rows that each pass of a training example deletes from the alignment
+    block_fraction: float = 0.3  # rows of such a block, relative to the alignment
+    spatial_crop: float = 0.0  # share of training examples cropped in space
 
 
 def example_shape(config: Config) -> ExampleShape:
     """The examples that the configured model eats. `config.data` must be a choice with alignments."""
+    data = config.data
+    augmentation = {}
+    if isinstance(data, AlignmentConfig):  # generated families have none
+        augmentation = {
+            "block_deletions": data.block_deletions,
+            "block_fraction": data.block_fraction,
+            "spatial_crop": data.spatial_crop,
+        }
     return ExampleShape(
-        crop=config.data.crop,
-        msa_clusters=config.data.msa_clusters,
-        extra_msa=config.data.extra_msa,
-        templates=config.data.templates,
+        crop=data.crop,
+        msa_clusters=data.msa_clusters,
+        extra_msa=data.extra_msa,
+        templates=data.templates,
         passes=config.model.recycles + 1,
         structure=config.model.structure.layers > 0,
-        mask_fraction=config.data.mask_fraction,
+        mask_fraction=data.mask_fraction,
+        **augmentation,
     )
 
 
-def example(protein: Protein, rng: np.random.Generator, shape: ExampleShape, *, training: bool = True) -> Features:
+def example(
+    protein: Protein,
+    rng: np.random.Generator,
+    shape: ExampleShape,
+    *,
+    training: bool = True,
+    max_rows: int | None = None,
+) -> Features:
     """The features and labels of one example, zero-padded to `shape`. Coordinates are in Å.
 
-    The crop is contiguous and begins at a random residue. Each pass has its own cluster centres, its own hidden
-    positions and its own extra MSA. In training a random number of random templates is shown, else the best.
+    The crop is contiguous and begins at a random residue; in training, `shape.spatial_crop` of the crops are instead
+    what is next to a random observed residue in space. With `max_rows` the alignment is a random sample of at most so
+    many rows, the same for all passes. Each pass has its own cluster centres, hidden positions and extra MSA, and in
+    training its own deleted blocks of the alignment. In training a random number of random templates is shown, else
+    the best.
 
     Returns, float32 where not said otherwise: aatype int32 [N], residue_index int32 [N], seq_mask [N],
     target_feat [N, 22], pseudo_beta [N, 3], pseudo_beta_mask [N]; msa_feat [R, S, N, 49], msa_mask [R, S, N], true_msa
@@ -56,39 +80,62 @@ def example(protein: Protein, rng: np.random.Generator, shape: ExampleShape, *, 
     and extra_msa_mask, all [R, E, N]; with templates what `templates.template_features` returns; with `shape.structure`
     what `labels.structure_labels` returns, and resolution [] in Å, 0 where unknown.
     """
-    start = int(rng.integers(max(protein.msa.shape[1] - shape.crop, 0) + 1))
-    window = slice(start, start + shape.crop)
-    passes = _msa_passes(protein.msa[:, window], protein.deletions[:, window], rng, shape)
+    residues = _choose_residues(protein, rng, shape, training)
+    msa, deletions = protein.msa, protein.deletions
+    if max_rows is not None and max_rows < len(msa):
+        rows = transforms.sample_rows(rng.permutation(len(msa) - 1), max_rows)
+        msa, deletions = msa[rows], deletions[rows]
+    blocks = shape.block_deletions if training else 0
+    passes = _msa_passes(transforms.index_msa(msa, deletions, residues), rng, shape, blocks)
 
-    aatype = protein.msa[0, window].astype(np.int32)
-    positions, mask = protein.atom_positions[window], protein.atom_mask[window]
+    single = _residue_features(protein, residues, structure=shape.structure)
+    features = passes | {name: _pad(x, shape.crop) for name, x in single.items()}
+    if shape.structure:
+        features["resolution"] = np.float32(protein.resolution)
+    if shape.templates:
+        chosen = choose_templates(protein.templates, rng if training else None, shape.templates)
+        given = template_features(protein.templates, chosen, residues)
+        features |= {name: _pad(x, *(shape.templates, shape.crop)[: min(x.ndim, 2)]) for name, x in given.items()}
+    return features
+
+
+def _choose_residues(protein: Protein, rng: np.random.Generator, shape: ExampleShape, training: bool) -> Residues:
+    """The crop. No number is drawn for what is not asked for, so that it does not change the other draws."""
+    length = protein.msa.shape[1]
+    if training and shape.spatial_crop and length > shape.crop and rng.random() < shape.spatial_crop:
+        ca_mask = protein.atom_mask[:, CA_ATOM]
+        observed = np.flatnonzero(ca_mask)
+        if len(observed):
+            center = observed[rng.integers(len(observed))]
+            return spatial_crop(protein.atom_positions[:, CA_ATOM], ca_mask, center, shape.crop)
+    return contiguous_crop(length, shape.crop, int(rng.integers(crop_starts(length, shape.crop))))
+
+
+def _residue_features(protein: Protein, residues: Residues, *, structure: bool) -> Features:
+    """The features of the query and its labels, not padded."""
+    aatype = protein.msa[0, residues].astype(np.int32)
+    positions, mask = protein.atom_positions[residues], protein.atom_mask[residues]
     beta, beta_mask = pseudo_beta(aatype, positions, mask)
-    residues = {
+    features = {
         "aatype": aatype,
-        "residue_index": protein.residue_index[window].astype(np.int32),
+        "residue_index": protein.residue_index[residues].astype(np.int32),
         "seq_mask": np.ones(len(aatype), np.float32),
         "target_feat": target_feat(aatype),
         "pseudo_beta": beta,
         "pseudo_beta_mask": beta_mask,
     }
-    if shape.structure:
-        residues |= structure_labels(aatype, positions, mask)
-    features = passes | {name: _pad(x, shape.crop) for name, x in residues.items()}
-    if shape.structure:
-        features["resolution"] = np.float32(protein.resolution)
-    if shape.templates:
-        chosen = choose_templates(protein.templates, rng if training else None, shape.templates)
-        given = template_features(protein.templates, chosen, window)
-        features |= {name: _pad(x, *(shape.templates, shape.crop)[: min(x.ndim, 2)]) for name, x in given.items()}
-    return features
+    return features | structure_labels(aatype, positions, mask) if structure else features
 
 
-def _msa_passes(msa: np.ndarray, deletions: np.ndarray, rng: np.random.Generator, shape: ExampleShape) -> Features:
-    """The MSA features of every pass, padded, with a leading dimension of passes; `msa`, `deletions` are [M, N]."""
-    profile = transforms.msa_profile(msa)
+def _msa_passes(indexed: transforms.IndexedMsa, rng: np.random.Generator, shape: ExampleShape, blocks: int) -> Features:
+    """The MSA features of every pass, padded, with a leading dimension of passes."""
+    depth = len(indexed.msa)
+    kept = np.arange(depth)
     stacked: Features = {}
     for i in range(shape.passes):
-        for name, x in _msa_features(msa, deletions, profile, rng, shape).items():
+        if blocks:
+            kept = transforms.delete_blocks(depth, rng.integers(depth, size=blocks), shape.block_fraction)
+        for name, x in _msa_features(indexed, kept, rng, shape).items():
             rows = shape.extra_msa if name.startswith("extra_") else shape.msa_clusters
             if i == 0:
                 stacked[name] = np.zeros((shape.passes, rows, shape.crop, *x.shape[2:]), x.dtype)
@@ -97,30 +144,30 @@ def _msa_passes(msa: np.ndarray, deletions: np.ndarray, rng: np.random.Generator
 
 
 def _msa_features(
-    msa: np.ndarray, deletions: np.ndarray, profile: np.ndarray, rng: np.random.Generator, shape: ExampleShape
+    indexed: transforms.IndexedMsa, kept: np.ndarray, rng: np.random.Generator, shape: ExampleShape
 ) -> Features:
-    """The MSA features of one pass, not padded."""
-    rows, others = transforms.split_rows(rng.permutation(len(msa) - 1), shape.msa_clusters)
-    true_msa = msa[rows]
+    """The MSA features of one pass over the rows `kept`, the query first; not padded."""
+    centres, others = transforms.split_rows(kept, rng.permutation(len(kept) - 1), shape.msa_clusters)
+    true_msa, deletions = indexed.msa[centres], indexed.deletions[centres]
     hidden = rng.random(true_msa.shape) < shape.mask_fraction
-    shown = transforms.mask_msa(true_msa, profile, hidden, rng.random(true_msa.shape))
-    assignment = transforms.assign_clusters(shown, msa[others])
-    cluster_profile, deletion_mean = transforms.summarize_clusters(
-        shown, deletions[rows], msa[others], deletions[others], assignment
-    )
+    shown = transforms.mask_msa(true_msa, indexed.profile, hidden, rng.random(true_msa.shape))
+    assignment = transforms.assign_clusters(shown, indexed.bits.take(others, axis=-1))
+    true_msa, hidden, shown = (x[:, indexed.residues] for x in (true_msa, hidden, shown))
+    profile, deletion_mean = transforms.summarize_clusters(shown, centres, others, assignment, indexed)
     features = {
-        "msa_feat": transforms.msa_feat(shown, deletions[rows], cluster_profile, deletion_mean),
+        "msa_feat": transforms.msa_feat(shown, deletions, profile, deletion_mean),
         "msa_mask": np.ones(true_msa.shape, np.float32),
         "true_msa": true_msa.astype(np.int32),
         "bert_mask": hidden.astype(np.float32),
     }
     if shape.extra_msa:
         extra = others[: shape.extra_msa]  # in random order already
+        extra_deletions = indexed.deletions[extra]
         features |= {
-            "extra_msa": msa[extra].astype(np.int32),
-            "extra_has_deletion": transforms.has_deletion(deletions[extra]),
-            "extra_deletion_value": transforms.scale_deletions(deletions[extra]),
-            "extra_msa_mask": np.ones((len(extra), msa.shape[1]), np.float32),
+            "extra_msa": indexed.msa[extra][:, indexed.residues].astype(np.int32),
+            "extra_has_deletion": transforms.has_deletion(extra_deletions),
+            "extra_deletion_value": transforms.scale_deletions(extra_deletions),
+            "extra_msa_mask": np.ones(extra_deletions.shape, np.float32),
         }
     return features
 

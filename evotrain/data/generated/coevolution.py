@@ -45,13 +45,13 @@ PAIR_TABLE = _flat_table(np.random.default_rng(TABLE_SEED).standard_normal((Q, Q
 def generate_family(seed: int | tuple[int, ...], index: int, config: CoevolutionConfig) -> Protein:
     """Family `index` of the stream `seed`: a pure function of the two and of the config.
 
-    `config.coupling` must not be negative, `config.branch_sweeps` must be positive. The alignment has
-    `config.msa_clusters` rows, all of them leaves of the phylogeny, and `config.crop` columns without gaps. Cα and Cβ
-    are observed at every residue.
+    Of the config only what says how hard a family is counts: `family_size`, `coupling` (not negative), `branch_sweeps`
+    (positive) and `family_noise`. All rows of the alignment are leaves of the phylogeny, no column has a gap, and Cα
+    and Cβ are observed at every residue.
     """
     stream = (seed,) if isinstance(seed, int) else tuple(seed)
     rng = np.random.default_rng((*stream, index))
-    length, rows = config.crop, config.msa_clusters
+    length, rows = family_size(config)
     ca, cb = compact_backbone(rng, length)
     positions = np.zeros((length, NUM_ATOMS, 3), np.float32)
     positions[:, CA_ATOM], positions[:, CB_ATOM] = ca, cb
@@ -66,6 +66,12 @@ def generate_family(seed: int | tuple[int, ...], index: int, config: Coevolution
         residue_index=np.arange(length, dtype=np.int32),
         b_factor=np.zeros(length, np.float32),
     )
+
+
+def family_size(config: CoevolutionConfig) -> tuple[int, int]:
+    """Residues and sequences of a family."""
+    length = config.crop if config.length is None else config.length
+    return length, config.msa_clusters if config.depth is None else config.depth
 
 
 def contact_map(cb: np.ndarray) -> np.ndarray:

@@ -2,38 +2,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from random_protein import random_protein
 
 from evotrain.compose import compose
 from evotrain.data.features.example import ExampleShape, example, example_shape
-from evotrain.data.protein import CA_ATOM, GAP, GLYCINE, Protein, Templates
+from evotrain.data.protein import CA_ATOM, GLYCINE
+from evotrain.data_config import MsaDirConfig
 
-ROWS, LENGTH = 60, 37
+LENGTH = 37
 SMALL = ExampleShape(crop=16, msa_clusters=8, mask_fraction=0.15)
 WHOLE = ExampleShape(crop=16, msa_clusters=8, extra_msa=20, templates=3, passes=2, structure=True, mask_fraction=0.15)
-
-
-def _protein(rows=ROWS, length=LENGTH, seed=0, templates=0):
-    rng = np.random.default_rng(seed)
-    msa = rng.integers(0, 22, (rows, length)).astype(np.uint8)
-    msa[rng.random(msa.shape) < 0.2] = GAP
-    msa[0] = rng.integers(0, 21, length)
-    return Protein(
-        name="random",
-        msa=msa,
-        deletions=(rng.poisson(0.3, msa.shape) * rng.integers(0, 5, msa.shape)).astype(np.int32),
-        atom_positions=rng.standard_normal((length, 37, 3)).astype(np.float32),
-        atom_mask=(rng.random((length, 37)) < 0.8).astype(np.float32),
-        residue_index=np.arange(length, dtype=np.int32),
-        b_factor=np.zeros(length, np.float32),
-        resolution=1.5,
-        templates=Templates(
-            aatype=rng.integers(0, 22, (templates, length)).astype(np.int32),
-            atom_positions=rng.standard_normal((templates, length, 37, 3)).astype(np.float32),
-            atom_mask=np.ones((templates, length, 37), np.float32),
-        )
-        if templates
-        else None,
-    )
 
 
 def _example(protein, seed=0, shape=SMALL, **changes):
@@ -95,7 +73,7 @@ def _shapes(features):
     ("crop", "clusters", "rows"), [(16, 8, 60), (64, 8, 60), (16, 100, 60), (64, 100, 60), (37, 60, 60), (50, 4, 1)]
 )
 def test_shapes_do_not_depend_on_the_protein_and_padding_is_zero(crop, clusters, rows):
-    features = _example(_protein(rows), crop=crop, msa_clusters=clusters)
+    features = _example(random_protein(rows, LENGTH), crop=crop, msa_clusters=clusters)
     sampled = _sampled(crop, clusters, 1)
     assert _shapes(features) == _alone(crop) | sampled
     residues, depth = min(crop, LENGTH), min(clusters, rows)
@@ -112,7 +90,7 @@ def test_shapes_do_not_depend_on_the_protein_and_padding_is_zero(crop, clusters,
 @pytest.mark.parametrize(("crop", "rows", "templates"), [(16, 60, 9), (64, 60, 2), (50, 12, 0), (50, 3, 1)])
 def test_the_whole_networks_features_are_padded_too(crop, rows, templates):
     shape = replace(WHOLE, crop=crop)
-    protein = _protein(rows, templates=templates)
+    protein = random_protein(rows, LENGTH, templates=templates)
     features = example(protein, np.random.default_rng(0), shape, training=False)
     sampled = _sampled(crop, 8, 2)
     whole = _whole(crop, 20, 3, 2)
@@ -145,10 +123,13 @@ def test_a_configuration_says_what_its_examples_hold():
         structure=True,
         mask_fraction=config.data.mask_fraction,
     )
+    data = MsaDirConfig(root="", crop=24, msa_clusters=8, block_deletions=3, block_fraction=0.2, spatial_crop=0.5)
+    shape = example_shape(replace(config, data=data))
+    assert (shape.block_deletions, shape.block_fraction, shape.spatial_crop) == (3, 0.2, 0.5)
 
 
 def test_same_generator_state_same_example():
-    protein = _protein(templates=5)
+    protein = random_protein(60, LENGTH, templates=5)
     first, again, other = (_example(protein, seed, WHOLE) for seed in (1, 1, 2))
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
@@ -156,7 +137,7 @@ def test_same_generator_state_same_example():
 
 
 def test_every_pass_samples_the_alignment_anew_and_the_first_as_if_alone():
-    protein = _protein()
+    protein = random_protein(60, LENGTH)
     alone, several = _example(protein), _example(protein, passes=3)
     for name in _sampled(0, 0, 0):
         np.testing.assert_array_equal(several[name][:1], alone[name])
@@ -166,14 +147,14 @@ def test_every_pass_samples_the_alignment_anew_and_the_first_as_if_alone():
 
 
 def test_what_else_an_example_holds_does_not_change_the_draws_of_the_msa():
-    protein = _protein(templates=5)
+    protein = random_protein(60, LENGTH, templates=5)
     plain, whole = _example(protein, passes=2), _example(protein, shape=WHOLE)
     for name, value in plain.items():
         np.testing.assert_array_equal(whole[name], value, err_msg=name)
 
 
 def test_the_crop_cuts_everything_alike_and_starts_anywhere():
-    protein = _protein(templates=2)
+    protein = random_protein(60, LENGTH, templates=2)
     starts = {int(_example(protein, seed)["residue_index"][0]) for seed in range(400)}
     assert starts == set(range(LENGTH - 16 + 1))
     rng = np.random.default_rng(1)
@@ -193,14 +174,14 @@ def test_the_crop_cuts_everything_alike_and_starts_anywhere():
 
 
 def test_the_query_stays_first():
-    protein = _protein()
+    protein = random_protein(60, LENGTH)
     for seed in range(5):
         features = _example(protein, seed)
         np.testing.assert_array_equal(features["true_msa"][0, 0], protein.msa[0, features["residue_index"]])
 
 
 def test_cluster_centres_and_extra_rows_share_no_row():
-    protein = _protein(rows=30)
+    protein = random_protein(30, LENGTH)
     msa = np.tile(np.arange(30, dtype=np.uint8)[:, None] % 20, (1, LENGTH))
     msa[:, 0] = np.arange(30) // 20  # two columns tell the rows apart
     features = _example(replace(protein, msa=msa), crop=LENGTH, extra_msa=40, passes=3)
@@ -210,86 +191,14 @@ def test_cluster_centres_and_extra_rows_share_no_row():
 
 
 def test_nothing_hidden_leaves_the_msa_as_it_is():
-    features = _example(_protein(), mask_fraction=0.0)
+    features = _example(random_protein(60, LENGTH), mask_fraction=0.0)
     np.testing.assert_array_equal(features["msa_feat"][..., :23].argmax(-1), features["true_msa"])
     assert not features["bert_mask"].any()
 
 
 def test_no_more_templates_are_shown_than_asked_for_and_in_training_their_number_varies():
-    protein = _protein(templates=6)
+    protein = random_protein(60, LENGTH, templates=6)
     shown = [int(_example(protein, seed, WHOLE)["template_mask"].sum()) for seed in range(60)]
     assert set(shown) == {0, 1, 2, 3}
     best = example(protein, np.random.default_rng(0), replace(WHOLE, crop=LENGTH), training=False)
     np.testing.assert_array_equal(best["template_aatype"], protein.templates.aatype[:3])
-
-
-def _reference_features(monkeypatch, protein, order, hidden, draws, clusters, extra):
-    """What AlphaFold's own transforms make of the protein with our random draws put in the place of theirs."""
-    transforms = pytest.importorskip("alphafold.model.tf.data_transforms")
-    jax = pytest.importorskip("jax")
-    config = pytest.importorskip("alphafold.model.config").CONFIG.data.common.masked_msa
-    shuffles = iter((order, slice(None)))  # our extra rows are in random order already
-    monkeypatch.setattr(transforms.tf, "random_shuffle", lambda rows: rows[next(shuffles)])
-    monkeypatch.setattr(transforms.tf.random, "uniform", lambda shape: np.where(hidden, 0.0, 1.0))
-
-    def categorical(probabilities, epsilon=1e-10):
-        cumulative = np.cumsum(probabilities, axis=-1, dtype=np.float64)
-        return (cumulative[..., :-1] <= draws[..., None] * cumulative[..., -1:]).sum(-1).astype(np.int32)
-
-    monkeypatch.setattr(transforms, "shaped_categorical", categorical)
-    batch = {
-        "msa": protein.msa.astype(np.int32),
-        "deletion_matrix": protein.deletions.astype(np.float32),
-        "aatype": protein.msa[0].astype(np.int32),
-        "between_segment_residues": np.zeros(protein.msa.shape[1], np.int32),
-    }
-    with jax.numpy_rank_promotion("allow"):
-        batch = transforms.make_hhblits_profile(transforms.make_msa_mask(batch))
-        batch = transforms.sample_msa(clusters, keep_extra=True)(batch)
-        batch = transforms.make_masked_msa(config, 0.15)(batch)
-        batch = transforms.nearest_neighbor_clusters()(batch)
-        batch = transforms.summarize_clusters()(batch)
-        batch = transforms.crop_extra_msa(extra)(batch)
-        return transforms.make_msa_feat()(batch)
-
-
-class _Recorded:
-    """A generator that makes given draws in the order in which `example` asks for them."""
-
-    def __init__(self, passes):
-        self._orders = iter([order for order, _, _ in passes])
-        self._uniform = iter([x for _, hidden, draws in passes for x in (np.where(hidden, 0.0, 1.0), draws)])
-
-    def integers(self, count):
-        assert count == 1  # the crop takes the whole protein
-        return 0
-
-    def permutation(self, count):
-        order = next(self._orders)
-        assert count == len(order)
-        return order
-
-    def random(self, shape):
-        draws = next(self._uniform)
-        assert shape == draws.shape
-        return draws
-
-
-@pytest.mark.parametrize(("rows", "clusters", "extra"), [(60, 8, 30), (60, 59, 4), (6, 8, 5), (30, 5, 40)])
-def test_equals_alphafolds_transforms_with_the_same_draws(monkeypatch, rows, clusters, extra):
-    protein = _protein(rows, seed=rows)
-    rng = np.random.default_rng(4)
-    shape = (min(rows, clusters), LENGTH)
-    passes = [(rng.permutation(rows - 1), rng.random(shape) < 0.15, rng.random(shape)) for _ in range(2)]
-    sizes = {"crop": LENGTH, "msa_clusters": shape[0], "extra_msa": extra, "passes": 2}
-    ours = example(protein, _Recorded(passes), replace(SMALL, **sizes))
-    for i, (order, hidden, draws) in enumerate(passes):
-        theirs = _reference_features(monkeypatch, protein, order, hidden, draws, clusters, extra)
-        assert (theirs["msa"] != theirs["true_msa"]).any()
-        np.testing.assert_array_equal(ours["target_feat"], theirs["target_feat"])
-        for name in ("true_msa", "bert_mask", "msa_feat"):
-            np.testing.assert_array_equal(ours[name][i], theirs[name], err_msg=name)
-        depth = len(theirs["extra_msa"])
-        assert depth == min(extra, rows - shape[0])
-        for name in ("extra_msa", "extra_has_deletion", "extra_deletion_value", "extra_msa_mask"):
-            np.testing.assert_array_equal(ours[name][i, :depth], theirs[name], err_msg=name)

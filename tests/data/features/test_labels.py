@@ -10,8 +10,8 @@ from quick_compile import QUICK
 from evotrain import residues
 from evotrain.data.features.labels import PSI, rigid_group_frames, structure_labels, torsion_angles
 from evotrain.data.protein import CA_ATOM, CB_ATOM, GAP
-from evotrain.data.sets.raw import MsaDir
-from evotrain.data_config import MsaDirConfig
+from evotrain.data.sets.raw import RawSet
+from evotrain.data_config import ProteinSetConfig
 from evotrain.residues import NUM_CHI
 
 LENGTH = 42
@@ -157,7 +157,7 @@ def test_without_backbone_every_label_is_finite_and_masked(atoms):
 
 def test_frames_place_ideal_atoms_where_they_are_observed(realdata):
     """Bond lengths and angles vary little: the ideal atoms of each group lie within 0.1 Å in a crystal structure."""
-    protein = MsaDir(MsaDirConfig(root=str(realdata), crop=8, msa_clusters=4)).read("102m_A")
+    protein = RawSet(ProteinSetConfig(root=str(realdata))).read("102m_A")
     aatype = protein.msa[0].astype(np.int32)
     labels = structure_labels(aatype, protein.atom_positions, protein.atom_mask)
     group = residues.RIGID_GROUP_ATOM14[aatype]

@@ -1,69 +1,50 @@
 import csv
-import errno
-import os
+import gzip
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from evotrain.data.features.labels import structure_labels
 from evotrain.data.formats.alignment import letters
 from evotrain.data.protein import CA_ATOM
-from evotrain.data.sets.raw import MsaDir, _ProteinCache, _size
-from evotrain.data_config import MsaDirConfig
+from evotrain.data.sets.raw import ProteinCache, RawSet, size
+from evotrain.data_config import ProteinSetConfig
 from evotrain.errors import DataError
-
-REAL = Path(__file__).parents[2].parent / "shared/realdata"
-SEQUENCE = "MKLAVESTGG"
-RESIDUES = ("MET", "LYS", "LEU", "ALA", "VAL", "GLU", "SER", "THR", "GLY", "GLY")
-STRUCTURE = "".join(
-    f"ATOM  {i:5d}  CA  {residue} A {i:3d}    {3.8 * i:8.3f}{0:8.3f}{0:8.3f}  1.00 20.00\n"
-    f"ATOM  {i:5d}  C   {residue} A {i:3d}    {3.8 * i:8.3f}{1:8.3f}{0:8.3f}  1.00 20.00\n"
-    for i, residue in enumerate(RESIDUES, start=1)
-)
+from tests.made_proteins import SEQUENCE, STRUCTURE, add, add_index
 
 
-def _add(root, *names, alignment=f">q\n{SEQUENCE}\n>h\n{SEQUENCE}\n"):
-    for name in names:
-        (root / name).mkdir()
-        (root / name / "msa.a3m").write_text(alignment)
-        (root / name / "structure.pdb").write_text(STRUCTURE)
-
-
-def _open(root, eval_fraction=0.5):
-    return MsaDir(MsaDirConfig(root=str(root), crop=8, msa_clusters=4, eval_fraction=eval_fraction))
-
-
-def _index(root, columns, *rows):
-    (root / "index.csv").write_text("\n".join([columns, *rows]) + "\n")
-
-
-def _sentence(root, **arguments):
-    with pytest.raises(DataError) as caught:
-        _open(root, **arguments)
-    return str(caught.value)
+def _open(root, **keys):
+    return RawSet(ProteinSetConfig(root=str(root), **keys))
 
 
 def test_reads_what_is_there(tmp_path):
-    _add(tmp_path, *"abcdef")
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "msa.a3m").touch()
-    (tmp_path / "figures").mkdir()
+    add(tmp_path, *"fedcba")
     data = _open(tmp_path)
-    ids = data.train_ids + data.held_out_ids
-    assert sorted(ids) == list("abcdef")
-    assert data.description == (
-        f"6 proteins, {len(data.train_ids)} train, {len(data.held_out_ids)} held out (by id); "
-        "1 folder left out (half has no structure)"
-    )
-    protein, failure = data.load("a")
-    assert failure == ""
+    assert data.ids == list("abcdef")
+    assert data.description == ""
+    protein = data.read("a")
     assert protein.name == "a"
     assert letters(protein.msa[0]) == SEQUENCE
     assert protein.msa.shape == protein.deletions.shape == (2, 10)
     assert protein.atom_positions.shape == (10, 37, 3)
     assert protein.atom_mask[:, CA_ATOM].all()
+    np.testing.assert_array_equal(protein.b_factor, 10 * np.arange(1, 11) - 5)
     np.testing.assert_array_equal(protein.residue_index, np.arange(10))
+    assert data.facts("a").length == 10
+    assert data.files("a") == [tmp_path / "a" / "msa.a3m", tmp_path / "a" / "structure.pdb"]
+
+
+def test_says_what_it_leaves_out(tmp_path):
+    add(tmp_path, *"ab")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "msa.a3m").touch()
+    (tmp_path / "figures").mkdir()
+    add_index(tmp_path, "id", "a", "half", "x", "y")
+    data = _open(tmp_path)
+    assert data.ids == ["a", "b"]
+    assert data.unusable == {"half": "has no structure"}
+    assert data.description == "1 folder left out (half has no structure); 2 ids of index.csv without files"
 
 
 def _templates(count, length=10):
@@ -75,159 +56,135 @@ def _templates(count, length=10):
 
 
 def test_templates_are_read_where_there_are_any(tmp_path):
-    _add(tmp_path, *"abcdef")
+    add(tmp_path, *"ab")
     np.savez(tmp_path / "a" / "templates.npz", **_templates(3))
     data = _open(tmp_path)
     protein = data.read("a")
     assert protein.templates.atom_positions.shape == (3, 10, 37, 3)
     assert data.read("b").templates is None
-    assert _size(protein) > _size(data.read("b")) + protein.templates.atom_positions.nbytes
+    assert size(protein) > size(data.read("b")) + protein.templates.atom_positions.nbytes
+    assert tmp_path / "a" / "templates.npz" in data.files("a")
     with pytest.raises(ValueError, match="read-only"):
         protein.templates.aatype[0, 0] = 1
 
 
-def test_a_protein_with_broken_templates_is_replaced(tmp_path):
-    _add(tmp_path, *"abcdef")
-    np.savez(tmp_path / "a" / "templates.npz", **_templates(3, length=9))
+def test_templates_of_another_length(tmp_path):
+    add(tmp_path, "a")
     path = tmp_path / "a" / "templates.npz"
-    protein, failure = _open(tmp_path).load("a")
-    assert protein.name != "a"
-    assert (
-        failure == f"a: {path}: template_aatype has the shape [3, 9], expected [3, 10] or [3, 10, 22], for 10 residues."
+    np.savez(path, **_templates(3, length=9))
+    with pytest.raises(DataError) as caught:
+        _open(tmp_path).read("a")
+    assert str(caught.value) == (
+        f"{path}: template_aatype has the shape [3, 9], expected [3, 10] or [3, 10, 22], for 10 residues."
     )
 
 
-def test_a_relative_root_is_relative_to_the_current_directory(tmp_path, monkeypatch):
-    _add(tmp_path, *"abcdef")
-    monkeypatch.chdir(tmp_path.parent)
-    assert _open(tmp_path.name).train_ids == _open(tmp_path).train_ids
-
-
-def test_the_split_column_decides_where_it_names_one(tmp_path):
-    _add(tmp_path, *"abcd")
-    _index(tmp_path, "id,split", "a,train", " b , val", "c,Test", "d,train", "not_here,train")
-    data = _open(tmp_path)
-    assert (data.train_ids, data.held_out_ids) == (["a", "d"], ["b", "c"])
-    assert data.description == ("4 proteins, 2 train, 2 held out (by split); 1 ids of index.csv without files")
-
-
-def test_whole_clusters_are_held_out_where_the_split_column_splits_nothing(tmp_path):
-    names = [f"p{i}" for i in range(40)]
-    _add(tmp_path, *names)
-    _index(tmp_path, "id,split,cluster", *(f"{name},public,c{i // 4}" for i, name in enumerate(names)))
-    data = _open(tmp_path)
-    clusters = {name: i // 4 for i, name in enumerate(names)}
-    train, held_out = ({clusters[name] for name in ids} for ids in (data.train_ids, data.held_out_ids))
-    assert not train & held_out
-    assert len(train | held_out) == 10
-    assert "(by cluster)" in data.description
-
-
-def test_the_hash_holds_out_the_same_proteins_in_every_process(tmp_path):
-    _add(tmp_path, *"abcdefgh")
-    assert _open(tmp_path).held_out_ids == ["f", "g"]
-    assert set(_open(tmp_path, 0.3).held_out_ids) <= set(_open(tmp_path, 0.6).held_out_ids)
-
-
 def test_the_chain_column_chooses_the_chain(tmp_path):
-    _add(tmp_path, *"abcdef")
+    add(tmp_path, "a")
     assert STRUCTURE.count(" A ") == 20
     two = STRUCTURE + "TER\n" + STRUCTURE.replace(" A ", " B ")
     (tmp_path / "a" / "structure.pdb").write_text(two)
     with pytest.raises(DataError, match="several protein chains"):
         _open(tmp_path).read("a")
-    _index(tmp_path, "id,chain", "a,B")
+    add_index(tmp_path, "id,chain", "a,B")
     assert _open(tmp_path).read("a").atom_mask[:, CA_ATOM].all()
 
 
-def test_a_broken_protein_is_replaced_by_the_next_of_its_split(tmp_path):
-    _add(tmp_path, *"abcde")
-    _index(tmp_path, "id,split", "a,train", "b,train", "c,val", "d,train", "e,train")
-    (tmp_path / "b" / "msa.a3m").write_text("")
-    (tmp_path / "e" / "structure.pdb").write_text("")
-    data = _open(tmp_path)
-    protein, failure = data.load("b")
-    assert protein.name == "d"
-    assert (
-        failure
-        == f"b: {tmp_path}/b/msa.a3m: the file is empty; an a3m needs at least the query: '>name' and its sequence."
+def test_rows_are_merged_without_repetitions(tmp_path):
+    """In the order of AlphaFold; of rows with the same aligned letters the first stays, with its deletions."""
+    (tmp_path / "a").mkdir()
+    uniref = f"# STOCKHOLM 1.0\n\nq {SEQUENCE}\nu1 MKLAVESTG-\nu2 MKLAVEST--\n//\n"
+    bfd = f">q\n{SEQUENCE}\n>b1\nMKaaLAVESTG-\n>b2\n-KaLAVESTGG\n"
+    mgnify = f">q\n{SEQUENCE}\n>m1\n-KLAVESTGG\n>m2\n--LAVESTGG\n"
+    (tmp_path / "a" / "mgnify_hits.a3m").write_text(mgnify)
+    (tmp_path / "a" / "bfd_uniclust_hits.a3m").write_text(bfd)
+    (tmp_path / "a" / "uniref90_hits.sto").write_text(uniref)
+    (tmp_path / "a" / "structure.pdb").write_text(STRUCTURE)
+    protein = _open(tmp_path).read("a")
+    assert [letters(row) for row in protein.msa] == [
+        SEQUENCE, "MKLAVESTG-", "MKLAVEST--", "-KLAVESTGG", "--LAVESTGG",
+    ]  # fmt: skip
+    assert protein.deletions.sum(1).tolist() == [0, 0, 0, 1, 0]
+
+
+def test_alignments_are_cut_to_the_rows_that_alphafold_uses(tmp_path):
+    (tmp_path / "a").mkdir()
+    alphabet = "ARNDCQEGHILKMFPSTWYV"
+    others = [f"{x}{y}{z}{SEQUENCE[3:]}" for x in "AR" for y in alphabet for z in alphabet]
+    rows = "".join(f">h{i}\n{row}\n" for i, row in enumerate(others))
+    (tmp_path / "a" / "mgnify_hits.a3m").write_text(f">q\n{SEQUENCE}\n{rows}")
+    (tmp_path / "a" / "structure.pdb").write_text(STRUCTURE)
+    assert len(_open(tmp_path).read("a").msa) == 501
+    (tmp_path / "a" / "mgnify_hits.a3m").rename(tmp_path / "a" / "bfd_uniclust_hits.a3m")
+    assert len(_open(tmp_path).read("a").msa) == 801
+
+
+def test_alignments_of_different_queries(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "uniref90_hits.a3m").write_text(f">q\n{SEQUENCE}\n")
+    (tmp_path / "a" / "mgnify_hits.a3m").write_text(f">q\n{SEQUENCE[1:]}\n")
+    (tmp_path / "a" / "structure.pdb").write_text(STRUCTURE)
+    with pytest.raises(DataError, match=r"a/uniref90_hits.a3m: the alignments are of different queries"):
+        _open(tmp_path).read("a")
+
+
+def test_the_structure_of_an_entry_and_the_chain_of_the_id(tmp_path):
+    chains, structures = tmp_path / "chains", tmp_path / "cif"
+    (chains / "1abc_B" / "a3m").mkdir(parents=True)
+    (chains / "1abc_B" / "a3m" / "uniref90_hits.a3m").write_text(f">q\n{SEQUENCE}\n")
+    structures.mkdir()
+    moved = STRUCTURE.replace(" A ", " B ").replace(f"{3.8:8.3f}", f"{99:8.3f}")
+    (structures / "1abc.pdb").write_text(STRUCTURE + "TER\n" + moved)
+    data = _open(chains, structures=str(structures))
+    assert data.read("1abc_B").atom_positions[0, CA_ATOM, 0] == 99
+    assert data.files("1abc_B")[1] == structures / "1abc.pdb"
+    add_index(chains, "id,chain", "1abc_B,A")
+    assert _open(chains, structures=str(structures)).read("1abc_B").atom_positions[0, CA_ATOM, 0] == np.float32(3.8)
+
+
+def test_feature_and_label_dictionaries(tmp_path):
+    add(tmp_path, "a")
+    plain = _open(tmp_path).read("a")
+    hhblits = np.array([list("ACDEFGHIKLMNPQRSTVWYX-").index(c) for c in "ARNDCQEGHILKMFPSTWYVX-"])
+    np.savez(
+        tmp_path / "a" / "features.npz",
+        msa=hhblits[plain.msa],
+        deletion_matrix_int=plain.deletions + 2,
+        **_templates(2),
     )
-    protein, failure = data.load("e")
-    assert protein.name == "a"
-    assert failure.startswith(f"e: {tmp_path}/e/structure.pdb: holds no atoms")
-    assert data.load("c")[0].name == "c"
-
-
-def test_a_split_without_a_readable_protein(tmp_path):
-    _add(tmp_path, *"abc", alignment=">q\nMK-A\n")
-    _index(tmp_path, "id,split", "a,train", "b,train", "c,val")
-    with pytest.raises(DataError) as caught:
-        _open(tmp_path).load("b")
-    assert str(caught.value).startswith(
-        f"{tmp_path}: none of the 2 proteins of the split can be read; b: {tmp_path}/b/msa.a3m, line 1: the first"
+    np.savez(
+        tmp_path / "a" / "labels.npz",
+        all_atom_positions=plain.atom_positions + 1,
+        all_atom_mask=plain.atom_mask,
+        aatype_index=plain.msa[0],
     )
-
-
-def test_a_directory_that_is_no_data_set(tmp_path):
-    missing = tmp_path / "missing"
-    assert _sentence(missing) == f"data.root={missing}: no such directory (it would be {missing})."
-    (tmp_path / "file").touch()
-    assert _sentence(tmp_path / "file").startswith(f"data.root={tmp_path}/file: cannot be listed as a directory (Not a")
-    (tmp_path / "one").mkdir()
-    assert _sentence(tmp_path) == (
-        f"data.root={tmp_path}: none of its 1 folders is a protein; each needs msa.a3m[.gz] and "
-        f"structure.cif[.gz] or structure.pdb[.gz]."
-    )
-
-
-def test_a_folder_that_cannot_be_used_does_not_stop_the_others(tmp_path, monkeypatch):
-    _add(tmp_path, *"abcdefgh")
-    (tmp_path / "b" / "structure.cif.gz").touch()
-    data = _open(tmp_path)
-    assert sorted(data.train_ids + data.held_out_ids) == list("acdefgh")
-    assert data.description.endswith("; 1 folder left out (b has both structure.cif.gz and structure.pdb)")
-
-    def scandir(path):
-        if Path(path).name == "a":
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return listed(path)
-
-    listed = os.scandir
-    monkeypatch.setattr(os, "scandir", scandir)  # the superuser may read everything
-    data = _open(tmp_path)
-    assert sorted(data.train_ids + data.held_out_ids) == list("cdefgh")
-    assert data.description.endswith("; 2 folders left out (a cannot be read (Permission denied), …)")
-
-
-def test_only_folders_that_cannot_be_used(tmp_path):
-    _add(tmp_path, "a", "b")
     (tmp_path / "a" / "msa.a3m").unlink()
-    (tmp_path / "b" / "msa.a3m").unlink()
-    assert "none of its 2 folders is a protein; 2 folders left out (a has no alignment, …); each" in _sentence(tmp_path)
+    (tmp_path / "a" / "structure.pdb").unlink()
+    data = _open(tmp_path)
+    protein = data.read("a")
+    np.testing.assert_array_equal(protein.msa, plain.msa)
+    np.testing.assert_array_equal(protein.deletions, plain.deletions + 2)
+    shift = (protein.atom_positions - plain.atom_positions)[plain.atom_mask > 0]
+    np.testing.assert_allclose(shift, 1, atol=1e-5)
+    assert len(protein.templates.aatype) == 2
+    assert [path.name for path in data.files("a")] == ["features.npz", "labels.npz"]
+    labels = structure_labels(protein.msa[0].astype(np.int32), protein.atom_positions, protein.atom_mask)
+    assert labels["all_atom_mask"].sum() == 20
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ("name,split\na,train\n", "index.csv: has no column id; its first line must name the columns."),
-        ("id,split\na,train\nb,val\na,val\n", "index.csv, line 4: the id 'a' is there twice; keep one row."),
-        ("id,split\na,train\nb,vla\n", "index.csv: the split of 'b' is 'vla'; write train or val for every protein."),
-        ("id,split\na,train\n", "index.csv: the split of 'b' is ''; write train or val for every protein."),
-        ("id,split\na,train\nb,train\n", "no protein is left to evaluate on (2 proteins, 2 train, 0 held out "
-         "(by split)); change data.eval_fraction, or give index.csv a split column with train and val."),
-        ("id,split\na,test\nb,val\n", "no protein is left to train on"),
-        ("id,cluster\na,1\nb,1\n", "(by cluster)); change data.eval_fraction, or give"),
-        ("id\n\xff\n", "index.csv: cannot be read as a comma-separated table"),
-    ],
-)  # fmt: skip
-def test_an_index_that_cannot_be_used(tmp_path, content, sentence):
-    _add(tmp_path, "a", "b")
-    (tmp_path / "index.csv").write_bytes(content.encode("latin-1"))
-    assert sentence in _sentence(tmp_path)
+def test_one_alignment_file_is_a_set(tmp_path):
+    (tmp_path / "query.a3m").write_text(f"#10\t1\n>101\n{SEQUENCE}\n")
+    (tmp_path / "query.pdb").write_text(STRUCTURE)
+    (tmp_path / "other.a3m").touch()
+    add_index(tmp_path, "id,chain", "query,A", "other,B")
+    data = _open(tmp_path / "query.a3m")
+    assert data.ids == ["query"]
+    assert data.description == ""
+    assert letters(data.read("query").msa[0]) == SEQUENCE
 
 
 def test_proteins_are_parsed_once_and_the_cache_stays_bounded(tmp_path):
-    _add(tmp_path, *"abcdef")
+    add(tmp_path, *"abcdef")
     data = _open(tmp_path)
     protein = data.read("a")
     assert data.read("a") is protein
@@ -235,27 +192,117 @@ def test_proteins_are_parsed_once_and_the_cache_stays_bounded(tmp_path):
         protein.msa[0, 0] = 1
     again = pickle.loads(pickle.dumps(data))  # as it is sent to a worker process
     np.testing.assert_array_equal(again.read("a").msa, protein.msa)
-    cache = _ProteinCache(2 * _size(protein))
+    cache = ProteinCache(2 * size(protein))
     for name in "abac":
         cache.put(data.read(name))
         cache.get("a")
     assert [cache.get(name) is not None for name in "abc"] == [True, False, True]
 
 
+def test_a_directory_of_template_structures_that_is_not_there(tmp_path):
+    add(tmp_path, "a")
+    with pytest.raises(DataError) as caught:
+        _open(tmp_path, template_structures=str(tmp_path / "no"))
+    assert str(caught.value) == (
+        f"data.template_structures={tmp_path}/no: no such directory (it would be {tmp_path}/no)."
+    )
+
+
 @pytest.mark.parametrize("folder", ["public", "predicted"])
-def test_every_real_protein_is_read(folder):
-    root = REAL / folder
-    if not root.is_dir():
-        pytest.skip(f"needs the real proteins of {root}")
-    data = _open(root, eval_fraction=0.1)
+def test_every_real_protein_is_read(realdata, folder):
+    root = realdata.parent / folder
+    data = _open(root)
     with (root / "index.csv").open() as file:
         index = {row["id"]: row for row in csv.DictReader(file)}
-    ids = data.train_ids + data.held_out_ids
-    assert sorted(ids) == sorted(index)
-    for name in ids:
+    assert data.ids == sorted(index)
+    for name in data.ids:
         protein = data.read(name)
-        assert protein.msa.shape == (int(index[name]["n_seq"]), int(index[name]["n_res"]))
+        rows, length = protein.msa.shape
+        assert length == int(index[name]["n_res"])
+        assert len(np.unique(protein.msa, axis=0)) <= rows <= int(index[name]["n_seq"]), name
         observed = protein.atom_mask[:, CA_ATOM].mean()
         assert observed == pytest.approx(float(index[name].get("coverage", 1)), abs=1e-3), name
         assert np.isfinite(protein.atom_positions).all()
-        assert protein.resolution in (0.0, float(index[name].get("resolution") or 0)), name
+        if protein.resolution and index[name].get("resolution"):
+            assert protein.resolution == float(index[name]["resolution"]), name
+
+
+@pytest.fixture
+def openfold(realdata, tmp_path):
+    """The specimens of one OpenFold directory as OpenProteinSet has them, folders a3m and hhr, and their query."""
+    specimens = realdata.parent / "odd" / "alignments"
+    folder = tmp_path / "sets" / "9xyz_A"
+    for name, place in {
+        "bfd_uniclust_hits.a3m": "a3m",
+        "uniref90_hits.sto": "a3m",
+        "mgnify_hits.sto": "a3m",
+        "pdb70_hits.hhr": "hhr",
+    }.items():
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / f"{name}.gz").write_bytes((specimens / f"of73_{name}.gz").read_bytes())
+    (tmp_path / "cif").mkdir()
+    query = gzip.decompress((specimens / "of73_bfd_uniclust_hits.a3m.gz").read_bytes()).split(b"\n")[1].decode()
+    return tmp_path, query
+
+
+def _ca_trace(query, chain):
+    names = dict(zip("ARNDCQEGHILKMFPSTWYV", "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP "
+                     "TYR VAL".split(), strict=True))  # fmt: skip
+    return "".join(
+        f"ATOM  {i:5d}  CA  {names[letter]} {chain}{i:4d}    {3.8 * i:8.3f}{0:8.3f}{0:8.3f}  1.00 20.00\n"
+        for i, letter in enumerate(query, start=1)
+    )
+
+
+def test_openproteinset(openfold):
+    root, query = openfold
+    (root / "cif" / "9xyz.pdb").write_text(_ca_trace(query, "A") + "TER\n" + _ca_trace(query[:40], "B"))
+    (root / "templates").mkdir()
+    data = _open(root / "sets", structures=str(root / "cif"), template_structures=str(root / "templates"))
+    protein = data.read("9xyz_A")
+    assert letters(protein.msa[0]) == query
+    assert len({row.tobytes() for row in protein.msa}) <= len(protein.msa)
+    assert protein.atom_mask[:, CA_ATOM].all()
+    assert protein.templates is None  # none of their structures is there
+    parts = ["a3m/uniref90_hits.sto.gz", "a3m/bfd_uniclust_hits.a3m.gz", "a3m/mgnify_hits.sto.gz"]
+    folder = root / "sets" / "9xyz_A"
+    assert data.files("9xyz_A") == [
+        *(folder / part for part in parts), root / "cif" / "9xyz.pdb", folder / "hhr" / "pdb70_hits.hhr.gz",
+    ]  # fmt: skip
+    without = _open(root / "sets", structures=str(root / "cif"))
+    assert len(without.files("9xyz_A")) == 4
+
+
+def test_the_merged_rows_are_those_that_alphafold_merges(openfold, realdata):
+    """Against the reference's parsers, and its rule of the rows that count."""
+    parsers = pytest.importorskip("alphafold.data.parsers")
+    root, query = openfold
+    (root / "cif" / "9xyz.pdb").write_text(_ca_trace(query, "A"))
+    protein = _open(root / "sets", structures=str(root / "cif")).read("9xyz_A")
+    specimens = realdata.parent / "odd" / "alignments"
+    seen, deletions = {}, []
+    for name, parse in {
+        "uniref90_hits.sto": parsers.parse_stockholm,
+        "bfd_uniclust_hits.a3m": parsers.parse_a3m,
+        "mgnify_hits.sto": parsers.parse_stockholm,
+    }.items():
+        msa = parse(gzip.decompress((specimens / f"of73_{name}.gz").read_bytes()).decode())
+        msa = msa.truncate({"uniref90_hits.sto": 10_000, "mgnify_hits.sto": 501}.get(name, len(msa.sequences)))
+        for row, counts in zip(msa.sequences, msa.deletion_matrix, strict=True):
+            if row not in seen:
+                seen[row] = len(seen)
+                deletions.append(counts)
+    meaning = str.maketrans("BZUJO", "DECXX")
+    assert [letters(row) for row in protein.msa] == [row.translate(meaning) for row in seen]
+    np.testing.assert_array_equal(protein.deletions, deletions)
+
+
+def test_a_short_protein_with_almost_no_alignment(realdata, tmp_path):
+    specimen = realdata.parent / "odd" / "alignments" / "1l2y_A_mgnify_hits.a3m.gz"
+    (tmp_path / "sets" / "1l2y_A").mkdir(parents=True)
+    (tmp_path / "sets" / "1l2y_A" / "mgnify_hits.a3m.gz").write_bytes(specimen.read_bytes())
+    structures = realdata.parent / "odd" / "structures"
+    protein = _open(tmp_path / "sets", structures=str(structures)).read("1l2y_A")
+    assert protein.msa.shape[1] == 20
+    assert protein.atom_mask[:, CA_ATOM].all()
+    assert protein.resolution == 0

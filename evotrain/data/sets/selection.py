@@ -1,0 +1,135 @@
+"""One set of proteins as it is used: which are trained on, how often and in which order, and which are held out."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evotrain.data.protein import Protein
+from evotrain.data.sets.facts import Facts
+from evotrain.data.sets.index import INDEX_FILE, cluster_of, split_ids
+from evotrain.data.sets.protein_set import open_set
+from evotrain.data.sets.sampling import Order, acceptance, filters, needs_facts
+from evotrain.data_config import ProteinSetConfig
+from evotrain.errors import DataError
+
+
+class Selection:
+    """The proteins of a set to train on, `train_ids`, and those held out, `held_out_ids`, both sorted.
+
+    The split depends on the directory and `eval_fraction` alone, so that no seed and no filter moves a protein from one
+    side to the other; filters and weights concern training. Raises DataError if the set cannot be used, or if `only`
+    names no protein of it; either side may be empty.
+    """
+
+    def __init__(self, config: ProteinSetConfig, seed: int, only: str | None = None):
+        self.config = config
+        self.proteins = open_set(config)
+        self.root = self.proteins.root
+        split = split_ids(self.root, self.proteins.ids, self.proteins.index, config.eval_fraction, only)
+        self._candidates, self.held_out_ids, self._rule = split
+        accepted = self._accept(self._candidates)
+        self.train_ids = list(accepted)
+        self._acceptance = list(accepted.values())
+        self._order = Order(seed, self._acceptance) if accepted else None
+
+    @property
+    def description(self) -> str:
+        """One line for the console."""
+        left = len(self.train_ids)
+        filtered = f", of which {left} pass the filters" if left < len(self._candidates) else ""
+        remarks = f"; {self.proteins.description}" if self.proteins.description else ""
+        return (
+            f"{len(self.proteins.ids)} proteins, {len(self._candidates)} train{filtered}, {len(self.held_out_ids)} "
+            f"held out (by {self._rule}){remarks}"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what decides which protein an example shows, beside the seed; the same for raw and prepared files."""
+        content = json.dumps([self.train_ids, self._acceptance, self.held_out_ids])
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def check(self) -> None:
+        """Raises DataError if no protein of a split can be read."""
+        for ids in (self.train_ids, self.held_out_ids):
+            if ids:
+                self._load(ids, 0)
+
+    def name(self, index: int) -> str:
+        """The id of the protein that training example `index` shows, if it can be read."""
+        return self.train_ids[self._order[index]]
+
+    def train(self, index: int) -> tuple[Protein, str]:
+        """The protein of training example `index` and ''; or, if it cannot be read, the next one that can and why.
+
+        The reason is "<id>: <reason>". Raises DataError if no protein of the split can be read.
+        """
+        return self._load(self.train_ids, self._order[index])
+
+    def evaluate(self, place: int) -> tuple[Protein, str]:
+        """As `train`, of the held-out proteins in the order of their ids."""
+        return self._load(self.held_out_ids, place)
+
+    def _accept(self, ids: Sequence[str]) -> dict[str, float]:
+        """The acceptance of those proteins that are trained on.
+
+        A cluster has as many members as pass the filters.
+        """
+        index, config = self.proteins.index, self.config
+        if config.weigh_cluster and not any(index.get(name, {}).get("cluster") for name in ids):
+            raise DataError(
+                f"data.weigh_cluster has nothing to weigh: {self.root / INDEX_FILE} needs a column cluster."
+            )
+        facts: dict[str, Facts | None] = dict.fromkeys(ids)
+        failure = ""
+        if needs_facts(config):
+            for name in ids:
+                try:
+                    facts[name] = self.proteins.facts(name)
+                except DataError as error:
+                    del facts[name]
+                    failure = failure or f"{name}: {error}"
+        if ids and not facts:
+            raise self._unreadable(ids, failure)
+        clusters = {name: cluster_of(name, index) for name in facts}
+        passing = [name for name in facts if acceptance(facts[name], 1, config)]
+        if ids and not passing:
+            raise DataError(
+                f"{self.root}: none of the {len(ids)} proteins to train on passes {', '.join(filters(config))} (a "
+                "structure without a date passes no date); loosen a filter."
+            )
+        members = Counter(clusters[name] for name in passing)
+        return {name: acceptance(facts[name], members[clusters[name]], config) for name in passing}
+
+    def _load(self, ids: Sequence[str], place: int) -> tuple[Protein, str]:
+        failure = ""
+        for step in range(len(ids)):
+            name = ids[(place + step) % len(ids)]
+            try:
+                return self._read(name), failure
+            except DataError as error:
+                failure = failure or f"{name}: {error}"
+        raise self._unreadable(ids, failure)
+
+    def _unreadable(self, ids: Sequence[str], failure: str) -> DataError:
+        return DataError(f"{self.root}: none of the {len(ids)} proteins of the split can be read; {failure}")
+
+    def _read(self, name: str) -> Protein:
+        protein = self.proteins.read(name)
+        return protein if self.config.min_plddt is None else hide_uncertain(protein, self.config.min_plddt)
+
+
+def hide_uncertain(protein: Protein, min_plddt: float) -> Protein:
+    """The protein without the atoms of residues whose pLDDT, the B-factor of Cα, is lower.
+
+    Raises DataError if that leaves no atom, as where the B-factors are no pLDDT.
+    """
+    mask = protein.atom_mask * (protein.b_factor >= min_plddt)[:, None]
+    if not mask.any():
+        raise DataError(
+            f"{protein.name} has no residue with a pLDDT of {min_plddt:g} (data.min_plddt); leave it out, or keep "
+            "predicted structures with their pLDDT as B-factors."
+        )
+    return replace(protein, atom_mask=mask)

@@ -1,0 +1,48 @@
+"""Starts a script as the processes of one run, with four simulated devices in all."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+DEVICES = 4
+PATIENCE = 200  # seconds; nothing here measures time
+
+
+def run_together(script: Path, processes: int, arguments: Callable[[int], Sequence[str]]) -> list[str]:
+    """Runs `script` in `processes` processes with the arguments of each, and returns what they printed."""
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments(process)],
+            env=_environment(processes, process, port),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    try:
+        outputs = [process.communicate(timeout=PATIENCE)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * processes
+    return outputs
+
+
+def _environment(processes: int, process: int, port: int) -> dict[str, str]:
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+    }
+    if processes > 1:
+        environment |= {
+            "EVOTRAIN_COORDINATOR": f"127.0.0.1:{port}",
+            "EVOTRAIN_PROCESSES": str(processes),
+            "EVOTRAIN_PROCESS": str(process),
+        }
+    return environment
