@@ -20,7 +20,7 @@ from evotrain.data.formats.alignment import letters
 from evotrain.data.generated.coevolution import generate_family
 from evotrain.data.protein import CA_ATOM, CB_ATOM, Protein
 from evotrain.data_config import CoevolutionConfig
-from evotrain.prepare import prepare
+from evotrain.prepare.command import prepare
 
 SAMPLE = Path(__file__).resolve().parent / "sample"
 SEED = 0

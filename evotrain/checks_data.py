@@ -50,7 +50,7 @@ def check_prepare(config: Config, overrides: Sequence[str]) -> None:
     shard(config)
     for override in overrides:
         key = override.partition("=")[0].lstrip("+")
-        if key not in ("command", "data", *PREPARED_KEYS) and key.partition(".")[0] != "prepare":
+        if key not in ("command", "data", "sweep", *PREPARED_KEYS) and key.partition(".")[0] != "prepare":
             raise ConfigError(
                 f"{override} changes nothing in command=prepare, which takes prepare.… and {listing(PREPARED_KEYS)}: "
                 "leave it out, and choose it when you train."

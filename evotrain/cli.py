@@ -237,7 +237,7 @@ def run(cfg: DictConfig, implicit: Sequence[str]) -> float | None:
 
 def dispatch(config: Config) -> Any:
     if config.command == "prepare":
-        from evotrain.prepare import prepare
+        from evotrain.prepare.command import prepare
 
         return prepare(config)
     if config.command == "evaluate":

@@ -36,7 +36,9 @@ class CoevolutionConfig(DataConfig):
     depth: int | None = key(None, "sequences of a family; null: as many as the MSA clusters")
     coupling: float = key(1.4, "strength of the Potts couplings of touching residues; 0: columns are independent")
     family_noise: float = key(0.1, "per-family deviation from the shared coupling table, relative to it")
-    branch_sweeps: float = key(2.0, "Gibbs sweeps along the mean branch of the phylogeny; more: less related sequences")
+    branch_sweeps: float = key(
+        2.0, "Gibbs sweeps along the mean branch of the phylogeny; fewer: closer relatives, which hide what co-evolves"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,12 +21,12 @@ from evotrain.errors import RunError
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full: free some space and start the same command again, it continues by itself",
     errno.EDQUOT: "your quota is used up: free some space and start the same command again, it continues by itself",
-    errno.EROFS: "the file system is read-only: choose a writable run_dir=…",
-    errno.EACCES: "permission is denied: choose a run_dir=… that you may write to",
-    errno.EPERM: "permission is denied: choose a run_dir=… that you may write to",
-    errno.ENOTDIR: "a part of the path is a file, not a directory: choose another run_dir=…",
-    errno.EEXIST: "a file stands where the directory should be: choose another run_dir=…",
-    errno.ENAMETOOLONG: "the path is too long: choose a shorter run_dir=…",
+    errno.EROFS: "the file system is read-only: choose a writable {key}=…",
+    errno.EACCES: "permission is denied: choose a {key}=… that you may write to",
+    errno.EPERM: "permission is denied: choose a {key}=… that you may write to",
+    errno.ENOTDIR: "a part of the path is a file, not a directory: choose another {key}=…",
+    errno.EEXIST: "a file stands where the directory should be: choose another {key}=…",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter {key}=…",
 }
 LOCK = ".lock"
 # Some cluster file systems are mounted without locks; there the run goes on unprotected, and says so.
@@ -34,14 +34,17 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def disk_errors(path: Path | str) -> Iterator[None]:
-    """Turns the OSErrors of a full, read-only or forbidden disk into a RunError about `path`; others pass."""
+def disk_errors(path: Path | str, key: str = "run_dir") -> Iterator[None]:
+    """Turns the OSErrors of a full, read-only or forbidden disk into a RunError about `path`; others pass.
+
+    `key` is that of the configuration which chose the path.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        raise RunError(f"cannot write {path}: {DISK_ERRORS[error.errno]}") from error
+        raise RunError(f"cannot write {path}: {DISK_ERRORS[error.errno].format(key=key)}") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:

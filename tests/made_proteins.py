@@ -13,8 +13,8 @@ STRUCTURE = "".join(
 
 
 def header(date: str, resolution: float) -> str:
-    """The lines of a PDB file before its atoms; the date as 03-MAR-05."""
-    return f"HEADER    HYDROLASE{date:>31s}   1ABC\nREMARK   2 RESOLUTION.{resolution:8.2f} ANGSTROMS.\n"
+    """The lines of a PDB file before its atoms; the date of release as 03-MAR-05."""
+    return f"REVDAT   1   {date} 1ABC    0\nREMARK   2 RESOLUTION.{resolution:8.2f} ANGSTROMS.\n"
 
 
 def add(root: Path, *names: str, alignment: str = ALIGNMENT, structure: str = STRUCTURE) -> None:

@@ -132,12 +132,17 @@ class ThreadWorker:
 
     def __init__(self, source: Source):
         self._source = source
+        self._lock = threading.Lock()  # no thread starts once this is stopped
+        self._stopped = False
         self._thread: threading.Thread | None = None
         self._outcome: queue.SimpleQueue[Example | Exception] = queue.SimpleQueue()
 
     def prepare(self, index: int, seconds: float) -> Example:
-        self._thread = threading.Thread(target=self._prepare, args=(index,), name=f"example-{index}", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self._stopped:
+                raise WorkerDied
+            self._thread = threading.Thread(target=self._prepare, args=(index,), name=f"example-{index}", daemon=True)
+            self._thread.start()
         try:
             outcome = self._outcome.get(timeout=seconds)
         except queue.Empty:
@@ -148,12 +153,14 @@ class ThreadWorker:
         return outcome
 
     def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
         self._outcome.put(WorkerDied())
 
     def join(self, seconds: float) -> str:
         # A thread that comes back from C++ while the interpreter ends would abort the process.
-        if self._thread is not None:
-            self._thread.join(seconds)
+        if (thread := self._thread) is not None:
+            thread.join(seconds)
         return "ended"
 
     def _prepare(self, index: int) -> None:

@@ -4,11 +4,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import made_proteins
 import numpy as np
 import pytest
 
 from evotrain.compose import compose
 from evotrain.data.sources import HOST_KEYS, Example, Source, open_source
+from evotrain.errors import DataError
 
 SOURCES = {
     "synthetic": ["data=synthetic"],
@@ -117,3 +119,110 @@ def test_a_protein_is_masked_and_cropped_anew_in_every_epoch():
     visits = [e for e in (found.train(i) for i in range(4 * EPOCH)) if str(e["name"]) == "sample0"]
     assert len(visits) == 4
     assert len({visit["bert_mask"].tobytes() for visit in visits}) == 4
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    """Overrides of a mixture of two sets of ten proteins each, b thrice as heavy as a."""
+    overrides = ["data=mixture", "data.crop=8", "data.msa_clusters=4", "data.block_deletions=0", "data.eval_examples=4"]
+    for name, weight in (("b", 3), ("a", 1)):
+        (tmp_path / name).mkdir()
+        made_proteins.add(tmp_path / name, *(f"{name}{i}" for i in range(10)))
+        overrides += [f"data.sets.{name}.root={tmp_path / name}", f"data.sets.{name}.weight={weight}"]
+    return overrides
+
+
+def test_a_mixture_shows_every_set_by_its_weight(mixture):
+    found = open_source(compose([*mixture, "data.sets.b.eval_fraction=0"]))
+    names = [found.name(i) for i in range(8000)]
+    assert [str(found.train(i)["name"]) for i in range(20)] == names[:20]
+    assert Counter(name[0] for name in names) == {"a": 2000, "b": 6000}
+    assert {name for name in names if name[0] == "b"} == {f"b{i}" for i in range(10)}
+    held_out = {str(found.evaluate(i).example["name"]) for i in range(found.held_out)}
+    assert held_out
+    assert not held_out & set(names)
+    train, test = (len({name for name in group if name[0] == "a"}) for group in (names, held_out))
+    assert found.description == (
+        f"25% a: 10 proteins, {train} train, {test} held out (by id) + 75% b: 10 proteins, 10 train, 0 held out (by id)"
+    )
+    # A set goes through its proteins as often as every other one of its own.
+    assert len(set(Counter(name for name in names[:4000] if name[0] == "b").values())) == 1
+
+
+def test_held_out_examples_come_from_every_set_that_has_some(mixture):
+    found = open_source(compose([*mixture, "data.sets.a.eval_fraction=0.5", "data.sets.b.eval_fraction=0.5"]))
+    names = [str(found.evaluate(i).example["name"]) for i in range(found.held_out)]
+    assert [name[0] for name in names] == ["a", "b", "a", "b"]
+    assert names == sorted(names, key=lambda name: name[1])
+
+
+def test_a_mixture_is_the_same_in_whichever_order_its_sets_are_written(mixture):
+    other = [*mixture[:5], *mixture[7:], *mixture[5:7]]
+    one, two = open_source(compose(mixture)), open_source(compose(other))
+    assert one.fingerprint == two.fingerprint
+    assert all(same(one.train(i), two.train(i)) for i in range(6))
+    heavier = open_source(compose([*mixture, "data.sets.a.weight=2"]))
+    assert heavier.fingerprint != one.fingerprint
+
+
+def test_a_mixture_without_anything_held_out(mixture, tmp_path):
+    nothing = [f"data.sets.{name}.eval_fraction=0" for name in "ab"]
+    with pytest.raises(DataError) as caught:
+        open_source(compose(mixture + nothing))
+    assert str(caught.value) == (
+        f"{tmp_path}/a, {tmp_path}/b: no protein is left to evaluate on (25% a: 10 proteins, 10 train, 0 held out (by "
+        "id) + 75% b: 10 proteins, 10 train, 0 held out (by id)); change data.eval_fraction, or give index.csv a split "
+        "column with train and val."
+    )
+
+
+def test_an_error_of_a_set_names_it(mixture, tmp_path):
+    (tmp_path / "a" / "a0" / "msa.a3m").unlink()
+    with pytest.raises(DataError, match=r"^data.sets.a: data.root=nowhere: no such directory"):
+        open_source(compose([*mixture, "data.sets.a.root=nowhere"]))
+
+
+def test_proteins_held_out_in_one_set_and_trained_on_in_another_are_counted(mixture, tmp_path):
+    same_root = [f"data.sets.{name}.root={tmp_path / 'a'}" for name in "ab"]
+    fractions = ["data.sets.a.eval_fraction=0.5", "data.sets.b.eval_fraction=0"]
+    found = open_source(compose([*mixture, *same_root, *fractions]))
+    assert "; of the held-out ids 5 are trained on in another set" in found.description
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (["a,train", "b,train"], "no protein is left to evaluate on (2 proteins, 2 train, 0 held out (by split)); "
+         "change data.eval_fraction, or give index.csv a split column with train and val."),
+        (["a,val", "b,val"], "no protein is left to train on (2 proteins, 0 train, 2 held out (by split)); change"),
+    ],
+)  # fmt: skip
+def test_a_split_with_an_empty_side(tmp_path, rows, sentence):
+    made_proteins.add(tmp_path, "a", "b")
+    made_proteins.add_index(tmp_path, "id,split", *rows)
+    with pytest.raises(DataError) as caught:
+        open_source(compose(["data=msa_dir", f"data.root={tmp_path}"]))
+    assert str(caught.value).startswith(f"{tmp_path}: {sentence}")
+
+
+def test_one_alignment_file(tmp_path):
+    (tmp_path / "query.a3m").write_text(made_proteins.ALIGNMENT)
+    (tmp_path / "query.pdb").write_text(made_proteins.STRUCTURE)
+    overrides = ["data=msa_dir", f"data.root={tmp_path / 'query.a3m'}", "data.crop=8", "data.msa_clusters=4"]
+    with pytest.raises(DataError, match=r"; write data.only=query to train on this one and evaluate on it too\.$"):
+        open_source(compose(overrides))
+    found = open_source(compose([*overrides, "data.only=query"]))
+    assert [found.name(i) for i in range(3)] == ["query"] * 3
+    assert str(found.evaluate(0).example["name"]) == "query"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_name_is_known_without_its_example(name):
+    found = source(name)
+    assert [found.name(i) for i in range(5)] == [str(found.train(i)["name"]) for i in range(5)]
+
+
+def test_no_more_rows_than_asked_for():
+    plain = ["data.block_deletions=0"]
+    found = [source("msa_dir", *plain, *more).train(0)["msa_mask"] for more in ([], ["data.max_rows=5"])]
+    assert [mask[0, :, 0].sum() for mask in found] == [8, 5]

@@ -6,7 +6,6 @@ examples before it. Shares are exact: they do not fluctuate as independent draws
 
 from collections.abc import Sequence
 
-import grain
 import numpy as np
 
 from evotrain.data.sets.facts import Facts
@@ -16,6 +15,8 @@ SHORTEST, LONGEST = 256, 512  # residues between which length decides about acce
 
 # Probabilities as whole numbers, so that sums over epochs are exact.
 _ONE = 2**32
+# Streams of random numbers.
+_OFFSETS, _SHUFFLES = range(2)
 
 
 def needs_facts(config: ProteinSetConfig) -> bool:
@@ -55,22 +56,24 @@ class Order:
     """
 
     def __init__(self, seed: int, acceptance: Sequence[float]):
-        """`acceptance` [P], each in (0, 1]; `seed` below 2³²."""
+        """`acceptance` [P], each in (0, 1]."""
         self._seed = seed
         self._share = np.maximum(np.rint(np.asarray(acceptance, float) * _ONE), 1).astype(np.uint64)
         assert self._share.size
         assert self._share.max() <= _ONE
-        self._offset = np.random.default_rng(seed).integers(_ONE, size=self._share.size, dtype=np.uint64)
-        self._recent: tuple[_Epoch, ...] = ()  # of examples prepared at the same time some are of the next epoch
+        self._offset = _generator(seed, _OFFSETS).integers(_ONE, size=self._share.size, dtype=np.uint64)
+        # The first example of an epoch and its places. Two, for of examples prepared at the same time some are of the
+        # next epoch already.
+        self._recent: tuple[tuple[int, np.ndarray], ...] = ()
 
     def __getitem__(self, index: int) -> int:
         index = int(index)  # beyond the range of numpy's, once multiplied
-        for epoch in self._recent:
-            if 0 <= index - epoch.start < epoch.length:
-                return epoch[index]
-        epoch = self._epoch(self._find(index))
+        for start, places in self._recent:
+            if 0 <= index - start < len(places):
+                return int(places[index - start])
+        start, places = epoch = self._epoch(self._find(index))
         self._recent = (epoch, *self._recent[:1])
-        return epoch[index]
+        return int(places[index - start])
 
     def _times(self, epochs: int) -> np.ndarray:
         """How often each protein is accepted in the first so many epochs, uint64 [P]."""
@@ -87,23 +90,14 @@ class Order:
                 high = middle
         return low
 
-    def _epoch(self, number: int) -> "_Epoch":
+    def _epoch(self, number: int) -> tuple[int, np.ndarray]:
+        """The first example of an epoch, and the places of its examples."""
         before, after = self._times(number), self._times(number + 1)
-        return _Epoch(number, int(before.sum()), np.flatnonzero(after > before), self._seed)
+        return int(before.sum()), _generator(self._seed, _SHUFFLES, number).permutation(np.flatnonzero(after > before))
 
 
-class _Epoch:
-    """One epoch: the examples from `start` on."""
-
-    def __init__(self, number: int, start: int, places: np.ndarray, seed: int):
-        self.start, self.length = start, len(places)
-        self._places = places
-        # grain shuffles each repetition of a data set in its own way.
-        self._shuffle = grain.MapDataset.source(range(self.length)).seed(seed).shuffle()
-        self._first = number * self.length
-
-    def __getitem__(self, index: int) -> int:
-        return int(self._places[self._shuffle[self._first + index - self.start]])
+def _generator(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
 
 class Mixture:

@@ -1,8 +1,8 @@
 import pytest
+from made_proteins import add_index
 
 from evotrain.data.sets.index import cluster_of, read_index, split_ids
 from evotrain.errors import DataError
-from tests.made_proteins import add_index
 
 
 def _split(ids, index=None, eval_fraction=0.5, **keys):

@@ -16,7 +16,7 @@ from evotrain.data.sets.protein_set import PREPARED_FILE, open_set
 from evotrain.data.sets.raw import RawSet
 from evotrain.data_config import MsaDirConfig, ProteinSetConfig
 from evotrain.errors import ConfigError, DataError
-from evotrain.prepare import prepare
+from evotrain.prepare.command import prepare
 
 NAMES = [f"p{number}" for number in range(8)]
 INDEX = "id,chain,split,cluster,source\n" + "".join(

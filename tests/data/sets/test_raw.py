@@ -2,8 +2,10 @@ import csv
 import gzip
 import pickle
 
+import gemmi
 import numpy as np
 import pytest
+from made_proteins import SEQUENCE, STRUCTURE, add, add_index
 
 from evotrain.data.features.labels import structure_labels
 from evotrain.data.formats.alignment import letters
@@ -11,7 +13,6 @@ from evotrain.data.protein import CA_ATOM
 from evotrain.data.sets.raw import ProteinCache, RawSet, size
 from evotrain.data_config import ProteinSetConfig
 from evotrain.errors import DataError
-from tests.made_proteins import SEQUENCE, STRUCTURE, add, add_index
 
 
 def _open(root, **keys):
@@ -246,10 +247,10 @@ def openfold(realdata, tmp_path):
 
 
 def _ca_trace(query, chain):
-    names = dict(zip("ARNDCQEGHILKMFPSTWYV", "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP "
-                     "TYR VAL".split(), strict=True))  # fmt: skip
+    """The query's Cα in a straight line, as PDB records."""
     return "".join(
-        f"ATOM  {i:5d}  CA  {names[letter]} {chain}{i:4d}    {3.8 * i:8.3f}{0:8.3f}{0:8.3f}  1.00 20.00\n"
+        f"ATOM  {i:5d}  CA  {gemmi.expand_one_letter(letter, gemmi.ResidueKind.AA)} {chain}{i:4d}    "
+        f"{3.8 * i:8.3f}{0:8.3f}{0:8.3f}  1.00 20.00\n"
         for i, letter in enumerate(query, start=1)
     )
 

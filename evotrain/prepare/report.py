@@ -22,7 +22,7 @@ from rich.table import Table
 
 from evotrain.data.sets.facts import Facts
 from evotrain.drawing import BLUE, ORANGE, STYLE
-from evotrain.prepare_readers import Reading
+from evotrain.prepare.readers import Reading
 
 Entry = Mapping[str, Any]
 QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}

@@ -1,8 +1,9 @@
 """Preparing gives the same bytes however the work is cut, goes on after any end, and answers mistakes in a sentence."""
 
-import errno
+import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,18 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
-from deadly_set import DeadlySet
+import tiny_run
 from made_sets import write_raw_set
 
-import evotrain.prepare
+import evotrain.prepare.command
 from evotrain.config import Config, PrepareConfig
 from evotrain.data.sets.protein_set import PREPARED_FILE, open_set
 from evotrain.data.sets.raw import RawSet
 from evotrain.data_config import MsaDirConfig, ProteinSetConfig
-from evotrain.errors import ConfigError, DataError, EvotrainError, RunError
-from evotrain.prepare import prepare
-from evotrain.prepare_files import whole
-from evotrain.prepare_readers import Readers
+from evotrain.errors import ConfigError, DataError, RunError
+from evotrain.prepare.command import prepare
+from evotrain.prepare.readers import Readers
 
 NAMES = [f"p{number}" for number in range(7)]
 
@@ -286,7 +286,7 @@ class _FullDisk:
 def test_a_full_disk(raw, expected, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(evotrain.prepare, "ArrayRecordWriter", _FullDisk)
+        patched.setattr(evotrain.prepare.command, "ArrayRecordWriter", _FullDisk)
         assert _sentence(RunError, raw, out) == (
             f"cannot write {out / 'proteins-00000-of-00004.array_record'}: the disk is full: free some space and start "
             "the same command again, it continues by itself"
@@ -307,45 +307,20 @@ def test_a_path_that_is_a_file(raw, tmp_path):
     assert "choose another prepare.out=…" in _sentence(RunError, raw, tmp_path / "file" / "out")
 
 
-def test_another_job_may_write_the_same_file(tmp_path):
-    path = tmp_path / "file"
-    with whole(path) as temporary:
-        temporary.write_bytes(b"content")
-        path.write_bytes(b"content")
-        temporary.unlink()
-    with pytest.raises(FileNotFoundError), whole(tmp_path / "missing"):
-        pass
-    with pytest.raises(OSError, match="other"), whole(path) as temporary:
-        temporary.write_bytes(b"new")
-        raise OSError(errno.EIO, "other")
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"content")]
-
-
-def test_a_killed_process_is_replaced(raw, tmp_path):
-    with Readers(DeadlySet(raw, tmp_path / "marker"), 2) as readers:
-        names = ["p0", "p1", "p3", "p4", "p5"]
-        readings = list(readers.read(names))
-    assert [reading.name for reading in readings] == names
-    assert [reading.name for reading in readings if reading.failure] == ["p4"]
-
-
-def test_a_process_that_is_killed_every_time_ends_the_job(raw, tmp_path):
-    with (
-        pytest.raises(RunError, match=r"^p1: the process that reads it was killed 3 times, perhaps for lack of memory"),
-        Readers(DeadlySet(raw, tmp_path / "marker", always=True), 2) as readers,
-    ):
-        list(readers.read(["p0", "p1"]))
-
-
-def test_a_fault_of_ours_shows_where_it_is(raw, tmp_path):
-    with (
-        pytest.raises(RuntimeError, match=r"^p2 could not be prepared:\nTraceback(.|\n)*a fault of ours") as caught,
-        Readers(DeadlySet(raw, tmp_path / "marker"), 1) as readers,
-    ):
-        list(readers.read(["p2"]))
-    assert not isinstance(caught.value, EvotrainError)
-
-
 def test_no_accelerator_is_touched(user_environment):
-    program = "import sys, evotrain.prepare; sys.exit('jax' in sys.modules)"
+    program = "import sys, evotrain.prepare.command; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], env=user_environment, check=True)
+
+
+@pytest.mark.slow
+def test_a_run_is_the_same_from_raw_files_and_from_prepared_ones(repository, one_device, tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(repository / "data" / "sample", raw)
+    with gzip.open(raw / "sample1" / "msa.a3m.gz", "at") as file:
+        file.write("!\n")  # one of its proteins cannot be read
+    _prepare(raw, out)
+    for name, root in (("from_raw", raw), ("from_prepared", out)):
+        tiny_run.train_tiny(tmp_path / name, "data=msa_dir", f"data.root={root}")
+    rows = tiny_run.rows(tmp_path / "from_raw")
+    assert rows == tiny_run.rows(tmp_path / "from_prepared")
+    assert sum(row.get("data/substituted", 0) for row in rows) > 0

@@ -28,9 +28,9 @@ from evotrain.data.sets.raw import RawSet
 from evotrain.data_config import ProteinSetConfig
 from evotrain.errors import ConfigError, DataError
 from evotrain.explain import spell
-from evotrain.prepare_files import as_json, whole, writing
-from evotrain.prepare_readers import Readers, Reading, stat_sources
-from evotrain.prepare_report import Progress, draw, report, show
+from evotrain.prepare.files import as_json, whole, writing
+from evotrain.prepare.readers import Readers, Reading, stat_sources
+from evotrain.prepare.report import Progress, draw, report, show
 
 # A record to a chunk, so that one is read without its neighbours. Level 19 would make files 12 % smaller in seven times
 # the time, brotli:6 files 6 % smaller that are read at a third of the speed.

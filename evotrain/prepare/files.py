@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from evotrain.errors import RunError
 from evotrain.run_dir import DISK_ERRORS, disk_errors
 
 
@@ -40,17 +39,14 @@ def writing(path: Path) -> Iterator[None]:
 
     ArrayRecord reports the operating system's words in a RuntimeError.
     """
-    try:
-        with disk_errors(path):
-            try:
-                yield
-            except RuntimeError as error:
-                for code in DISK_ERRORS:
-                    if os.strerror(code) in str(error):
-                        raise OSError(code, os.strerror(code)) from error
-                raise
-    except RunError as error:
-        raise RunError(str(error).replace("run_dir=…", "prepare.out=…")) from error
+    with disk_errors(path, "prepare.out"):
+        try:
+            yield
+        except RuntimeError as error:
+            for code in DISK_ERRORS:
+                if os.strerror(code) in str(error):
+                    raise OSError(code, os.strerror(code)) from error
+            raise
 
 
 def as_json(content: Any) -> bytes:

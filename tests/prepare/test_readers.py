@@ -1,0 +1,57 @@
+"""Processes that read are replaced when they are killed, and files are written whole or not at all."""
+
+import errno
+
+import pytest
+from deadly_set import DeadlySet
+from made_sets import write_raw_set
+
+from evotrain.errors import EvotrainError, RunError
+from evotrain.prepare.files import whole
+from evotrain.prepare.readers import Readers
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Six proteins, of which p4 cannot be read."""
+    names = [f"p{number}" for number in range(6)]
+    return write_raw_set(tmp_path_factory.mktemp("made") / "raw", names, broken=("p4",))
+
+
+def test_another_job_may_write_the_same_file(tmp_path):
+    path = tmp_path / "file"
+    with whole(path) as temporary:
+        temporary.write_bytes(b"content")
+        path.write_bytes(b"content")
+        temporary.unlink()
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "missing"):
+        pass
+    with pytest.raises(OSError, match="other"), whole(path) as temporary:
+        temporary.write_bytes(b"new")
+        raise OSError(errno.EIO, "other")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"content")]
+
+
+def test_a_killed_process_is_replaced(raw, tmp_path):
+    with Readers(DeadlySet(raw, tmp_path / "marker"), 2) as readers:
+        names = ["p0", "p1", "p3", "p4", "p5"]
+        readings = list(readers.read(names))
+    assert [reading.name for reading in readings] == names
+    assert [reading.name for reading in readings if reading.failure] == ["p4"]
+
+
+def test_a_process_that_is_killed_every_time_ends_the_job(raw, tmp_path):
+    with (
+        pytest.raises(RunError, match=r"^p1: the process that reads it was killed 3 times, perhaps for lack of memory"),
+        Readers(DeadlySet(raw, tmp_path / "marker", always=True), 2) as readers,
+    ):
+        list(readers.read(["p0", "p1"]))
+
+
+def test_a_fault_of_ours_shows_where_it_is(raw, tmp_path):
+    with (
+        pytest.raises(RuntimeError, match=r"^p2 could not be prepared:\nTraceback(.|\n)*a fault of ours") as caught,
+        Readers(DeadlySet(raw, tmp_path / "marker"), 1) as readers,
+    ):
+        list(readers.read(["p2"]))
+    assert not isinstance(caught.value, EvotrainError)
