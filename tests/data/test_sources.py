@@ -11,6 +11,7 @@ import pytest
 from evotrain.compose import compose
 from evotrain.data.sources import HOST_KEYS, Example, Source, open_source
 from evotrain.errors import DataError
+from evotrain.prepare.command import prepare
 
 SOURCES = {
     "synthetic": ["data=synthetic"],
@@ -226,3 +227,33 @@ def test_no_more_rows_than_asked_for():
     plain = ["data.block_deletions=0"]
     found = [source("msa_dir", *plain, *more).train(0)["msa_mask"] for more in ([], ["data.max_rows=5"])]
     assert [mask[0, :, 0].sum() for mask in found] == [8, 5]
+
+
+@pytest.fixture(scope="module")
+def raw_and_prepared(tmp_path_factory):
+    """The same proteins twice; one of them cannot be read."""
+    raw, prepared = (tmp_path_factory.mktemp("sets") / name for name in ("raw", "prepared"))
+    raw.mkdir()
+    names = [f"p{i:02}" for i in range(12)]
+    made_proteins.add(raw, *names)
+    (raw / "p03" / "msa.a3m").write_text("")
+    made_proteins.add_index(raw, "id,cluster", *(f"{name},c{i // 2}" for i, name in enumerate(names)))
+    asked = ["command=prepare", "data=msa_dir", f"data.root={raw}", f"prepare.out={prepared}", "prepare.workers=1"]
+    prepare(compose(asked))
+    return raw, prepared
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [[], ["data.weigh_length=true", "data.weigh_cluster=true"], ["data.min_plddt=50", "data.max_repeat=0.5"]],
+)
+def test_raw_and_prepared_files_give_the_same_examples(raw_and_prepared, settings):
+    keys = ["data=msa_dir", "data.crop=8", "data.msa_clusters=4", "data.eval_fraction=0.4", *settings]
+    raw, prepared = (open_source(compose([*keys, f"data.root={root}"])) for root in raw_and_prepared)
+    assert raw.fingerprint == prepared.fingerprint
+    assert raw.held_out == prepared.held_out
+    for i in range(2 * 12):
+        assert raw.name(i) == prepared.name(i)
+        assert same(raw.train(i), prepared.train(i))
+    for i in range(raw.held_out):
+        assert same(raw.evaluate(i).example, prepared.evaluate(i).example)

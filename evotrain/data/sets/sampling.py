@@ -27,7 +27,7 @@ def needs_facts(config: ProteinSetConfig) -> bool:
 def filters(config: ProteinSetConfig) -> list[str]:
     """The filters that are set, as key=value."""
     names = ("released_before", "max_resolution", "max_repeat")
-    return [f"{name}={getattr(config, name)}" for name in names if getattr(config, name) is not None]
+    return [f"data.{name}={getattr(config, name)}" for name in names if getattr(config, name) is not None]
 
 
 def acceptance(facts: Facts | None, members_of_cluster: int, config: ProteinSetConfig) -> float:

@@ -78,9 +78,10 @@ class Selection:
         A cluster has as many members as pass the filters.
         """
         index, config = self.proteins.index, self.config
-        if config.weigh_cluster and not any(index.get(name, {}).get("cluster") for name in ids):
+        if ids and config.weigh_cluster and not any(index.get(name, {}).get("cluster") for name in ids):
             raise DataError(
-                f"data.weigh_cluster has nothing to weigh: {self.root / INDEX_FILE} needs a column cluster."
+                f"data.weigh_cluster has nothing to weigh: give {self.root / INDEX_FILE} a column cluster, or write "
+                "data.weigh_cluster=false."
             )
         facts: dict[str, Facts | None] = dict.fromkeys(ids)
         failure = ""

@@ -37,7 +37,7 @@ def test_filters(config, passing, failing):
     assert _accept(**failing) == 1
     assert needs_facts(ProteinSetConfig(root="x", **config))
     (name, value), *_ = config.items()
-    assert filters(ProteinSetConfig(root="x", **config)) == [f"{name}={value}"]
+    assert filters(ProteinSetConfig(root="x", **config)) == [f"data.{name}={value}"]
 
 
 def test_facts_are_not_needed_without_filters_and_lengths():

@@ -82,8 +82,8 @@ def test_filters_concern_training_alone(tmp_path):
     assert data.description == "6 proteins, 3 train, of which 1 pass the filters, 3 held out (by split)"
     assert set(_shown(data, 5)) == {"a"}
     assert _sentence(tmp_path, released_before="1990-01-01", max_resolution=9.0) == (
-        f"{tmp_path}: none of the 3 proteins to train on passes released_before=1990-01-01, max_resolution=9.0 "
-        "(a structure without a date passes no date); loosen a filter."
+        f"{tmp_path}: none of the 3 proteins to train on passes data.released_before=1990-01-01, "
+        "data.max_resolution=9.0 (a structure without a date passes no date); loosen a filter."
     )
 
 
@@ -120,7 +120,8 @@ def test_clusters_are_weighed_by_their_members(tmp_path):
 def test_clusters_that_are_not_there_cannot_be_weighed(tmp_path):
     add(tmp_path, *"ab")
     assert _sentence(tmp_path, weigh_cluster=True) == (
-        f"data.weigh_cluster has nothing to weigh: {tmp_path}/index.csv needs a column cluster."
+        f"data.weigh_cluster has nothing to weigh: give {tmp_path}/index.csv a column cluster, or write "
+        "data.weigh_cluster=false."
     )
 
 
