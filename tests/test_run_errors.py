@@ -59,11 +59,11 @@ def spoil(proteins: Path, fault: str, names: list[str]) -> None:
 
 
 FAULTS = {
-    "no query": "msa.a3m.gz: the file is empty; an a3m needs at least the query",
+    "no query": "msa.a3m.gz: the file is empty; it needs at least the query",
     "unequal rows": "aligned columns, but the query has",
     "no chain": "structure.cif.gz: chain 'B' is not there; the protein chains are A.",
     "another protein": "the chain's sequence does not match the query of the alignment",
-    "torn file": "structure.cif.gz: cannot be read as mmCIF or PDB",
+    "torn file": "structure.cif.gz: is damaged gzip",
 }
 
 # --- data ------------------------------------------------------------------------------------------------------------
