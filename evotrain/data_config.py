@@ -19,7 +19,7 @@ class DataConfig:
     templates: int = key(0, "templates of an example, at most; for a model that embeds them")
     eval_examples: int = key(32, "held-out examples that an evaluation reads, at most")
     workers: int = key(0, "processes that prepare examples; 0: threads of the main process")
-    prefetch: int = key(4, "batches prepared ahead: so long may one slow example take before a step waits")
+    prefetch: int = key(16, "batches prepared ahead: a step waits for an example that takes longer than so many steps")
     timeout: float = key(10.0, "minutes after which an example that is still not ready ends the run, with its name")
 
 

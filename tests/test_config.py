@@ -184,7 +184,7 @@ def test_evaluation_refuses_to_change_what_was_trained(tmp_path):
         ("model@x=tiny", "places are fixed: leave out the @"),
         ("+experiment=notebok", "no +experiment=notebok; did you mean notebook? The choices are af2_finetune, af2_ini"),
         ("experiment=notebook", "write +experiment=notebook"),
-        ("+sweep=nope", "There is no +sweep=nope. The choices are lr, seeds, slurm."),
+        ("+sweep=nope", "There is no +sweep=nope. The choices are difficulty, lr, ray, seeds, slurm."),
         ("steps=abc", "steps=abc has the wrong type: steps takes a whole number (optimizer steps of the whole run)"),
         ("optimizer.lr=fast", "optimizer.lr takes a number (learning rate"),
         ("logger.figures=maybe", "logger.figures takes true or false (draw figures"),

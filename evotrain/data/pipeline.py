@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 
 from evotrain.config import Config
 from evotrain.data.sources import HOST_KEYS, Example, Source
-from evotrain.data.workers import Workers
 from evotrain.parallel.mesh import batch_sharding
+from evotrain.workers import Workers
 
 MANY_STEPS = 2**40  # no run ends for want of examples
 
@@ -55,10 +55,13 @@ class Batches:
         self._count = config.data.workers or min(window, os.cpu_count() or 1)
         self._warnings: list[str] = []
         self._workers = Workers(
-            source,
+            source.train,
             count=self._count,
             processes=self._processes,
+            named=lambda index: f"example {index} ({source.name(index)})",
             minutes=config.data.timeout,
+            late="look at its files and at the disk that holds them, or write a larger data.timeout=….",
+            deadly="if memory is short, lower data.workers or data.prefetch; else take this protein out of the data.",
             warn=self._warnings.append,
         )
         self._timing = Timing(self._workers.run, self._count)

@@ -59,7 +59,7 @@ def prepare(config: Config) -> None:
     todo = [number for number in range(part, files.count, parts) if not files.done(source, number)]
     workers = min(config.prepare.workers or _cores(), max(1, sum(len(files.names(number)) for number in todo)))
     progress = Progress(root, out, files=len(todo), proteins=sum(len(files.names(number)) for number in todo))
-    with progress, Readers(source, workers) as readers:
+    with progress, Readers(source, workers, progress.warn) as readers:
         readings = readers.read(name for number in todo for name in files.names(number))
         for number in todo:
             files.write(number, progress.counted(islice(readings, len(files.names(number)))))

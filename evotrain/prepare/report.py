@@ -75,6 +75,10 @@ class Progress:
             f"{self._done}/{self._proteins} proteins{skipped}, {rate:.3g} a second"
         )
 
+    def warn(self, text: str) -> None:
+        """Something went wrong and was mended. May be called from any thread."""
+        self._print(f"warning: {text}")
+
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=not self._console.is_terminal)
 

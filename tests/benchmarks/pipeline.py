@@ -210,7 +210,7 @@ def measure_memory(root: Path) -> None:
 def workers() -> list[int]:
     tasks = Path("/proc/self/task").iterdir()
     pids = sorted({int(pid) for task in tasks for pid in (task / "children").read_text().split()})
-    return [pid for pid in pids if b"evotrain.data.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in pids if b"evotrain.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def resident(pid: int) -> float:

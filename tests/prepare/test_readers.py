@@ -6,7 +6,7 @@ import pytest
 from deadly_set import DeadlySet
 from made_sets import write_raw_set
 
-from evotrain.errors import EvotrainError, RunError
+from evotrain.errors import DataError, EvotrainError
 from evotrain.prepare.files import whole
 from evotrain.prepare.readers import Readers
 
@@ -33,25 +33,29 @@ def test_another_job_may_write_the_same_file(tmp_path):
 
 
 def test_a_killed_process_is_replaced(raw, tmp_path):
-    with Readers(DeadlySet(raw, tmp_path / "marker"), 2) as readers:
+    warnings: list[str] = []
+    with Readers(DeadlySet(raw, tmp_path / "marker"), 2, warnings.append) as readers:
         names = ["p0", "p1", "p3", "p4", "p5"]
         readings = list(readers.read(names))
     assert [reading.name for reading in readings] == names
     assert [reading.name for reading in readings if reading.failure] == ["p4"]
+    assert warnings == ["a worker process that prepared p1 was ended by SIGKILL; another one does."]
 
 
 def test_a_process_that_is_killed_every_time_ends_the_job(raw, tmp_path):
+    warnings: list[str] = []
     with (
-        pytest.raises(RunError, match=r"^p1: the process that reads it was killed 3 times, perhaps for lack of memory"),
-        Readers(DeadlySet(raw, tmp_path / "marker", always=True), 2) as readers,
+        pytest.raises(DataError, match=r"^3 worker processes died preparing p1, .* smaller prepare\.workers=…"),
+        Readers(DeadlySet(raw, tmp_path / "marker", always=True), 2, warnings.append) as readers,
     ):
         list(readers.read(["p0", "p1"]))
+    assert len(warnings) == 2
 
 
 def test_a_fault_of_ours_shows_where_it_is(raw, tmp_path):
     with (
         pytest.raises(RuntimeError, match=r"^p2 could not be prepared:\nTraceback(.|\n)*a fault of ours") as caught,
-        Readers(DeadlySet(raw, tmp_path / "marker"), 1) as readers,
+        Readers(DeadlySet(raw, tmp_path / "marker"), 1, print) as readers,
     ):
         list(readers.read(["p2"]))
     assert not isinstance(caught.value, EvotrainError)

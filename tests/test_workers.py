@@ -14,8 +14,8 @@ import pytest
 from worker_sources import NumberSource, SurroundingsSource, TroubledSource
 
 from evotrain.data.sources import Source
-from evotrain.data.workers import Workers
 from evotrain.errors import DataError
+from evotrain.workers import Workers
 
 PATIENCE = 60.0  # seconds; no test waits for it to pass
 KINDS = pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
@@ -24,7 +24,16 @@ KINDS = pytest.mark.parametrize("processes", [False, True], ids=["threads", "pro
 @contextmanager
 def opened(source: Source, *, processes: bool, count: int = 1, minutes: float = 10) -> Iterator[tuple[Workers, list]]:
     warnings: list[str] = []
-    workers = Workers(source, count=count, processes=processes, minutes=minutes, warn=warnings.append)
+    workers = Workers(
+        source.train,
+        count=count,
+        processes=processes,
+        named=lambda index: f"example {index} ({source.name(index)})",
+        minutes=minutes,
+        late="look at its files.",
+        deadly="give it more memory.",
+        warn=warnings.append,
+    )
     try:
         yield workers, warnings
     finally:
@@ -62,10 +71,7 @@ def test_an_example_that_hangs_ends_the_run_with_its_name(processes, tmp_path):
     source = TroubledSource(tmp_path, {4: "hangs"})
     with opened(source, processes=processes, minutes=0.0001) as (workers, _), pytest.raises(DataError) as failure:
         workers.run(4)
-    assert str(failure.value) == (
-        "example 4 (number-4) is not ready after data.timeout=0.0001 minutes: look at its files and at the disk that "
-        "holds them, or allow more minutes."
-    )
+    assert str(failure.value) == ("example 4 (number-4) is not ready after 0.0001 minutes: look at its files.")
 
 
 @KINDS
@@ -101,8 +107,7 @@ def test_an_example_that_kills_every_worker_ends_the_run_with_its_name(trouble, 
         with pytest.raises(DataError) as failure:
             workers.run(2)
         assert str(failure.value) == (
-            f"3 worker processes died preparing example 2 (number-2), the last one {cause}: if memory is short, lower "
-            "data.workers or data.prefetch; else take this protein out of the data."
+            f"3 worker processes died preparing example 2 (number-2), the last one {cause}: give it more memory."
         )
         assert len(warnings) == 2
         assert workers.run(3)["index"] == 3
@@ -119,7 +124,7 @@ def test_a_worker_is_out_of_the_terminals_reach_and_knows_no_jax():
 
 @KINDS
 def test_closing_ends_what_is_under_way(processes, tmp_path, monkeypatch):
-    monkeypatch.setattr("evotrain.data.workers.GRACE_SECONDS", 1)
+    monkeypatch.setattr("evotrain.workers.GRACE_SECONDS", 1)
     with ThreadPoolExecutor(1) as thread:
         with opened(TroubledSource(tmp_path, {0: "hangs"}), processes=processes) as (workers, warnings):
             waiting = thread.submit(workers.run, 0)
@@ -145,9 +150,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from worker_sources import TroubledSource
-from evotrain.data.workers import Workers
+from evotrain.workers import Workers
 source = TroubledSource(Path("."), {0: "hangs"})
-Workers(source, count=1, processes=True, minutes=10, warn=print).run(0)
+Workers(source.train, count=1, processes=True, named=str, deadly="", warn=print).run(0)
 """
 
 
