@@ -36,7 +36,7 @@ CHANCE = "contact/chance"
 TRAIN = {name: LOSSES[name] for name in ("loss", "loss/masked_msa", "loss/distogram")} | {"grad_norm": "grad_norm"}
 SWITCHES = ("blocks", "layers")  # keys whose 0 leaves a part of the model out
 # Counts of what should not happen; a row shows those that are not zero.
-ALARMS = {"skipped", "data/substituted"}
+ALARMS = {"skipped", "data/substituted", "data/skipped"}
 # Of these a training row shows the throughput only; metrics.jsonl has them all.
 QUIET = {"lr"}
 

@@ -117,9 +117,10 @@ def _gradients(
 ) -> tuple[Any, Metrics]:
     """The gradient of the mean loss, clipped by example if so configured, and the metrics' means over the batch.
 
-    `data/substituted` is no mean but a number: of examples in the batch that another protein had to step in for. The
-    device's examples are scanned in micro-batches. Clipping an example's gradient needs all of it on one device,
-    so then the parameters are gathered once a step; otherwise the stack gathers them block by block.
+    Two are no means but numbers: `data/substituted` of examples in the batch that another protein had to step in for,
+    `data/skipped` of the proteins that could not be read for them. The device's examples are scanned in micro-batches.
+    Clipping an example's gradient needs all of it on one device, so then the parameters are gathered once a step;
+    otherwise the stack gathers them block by block.
     """
     per_example = config.optimizer.clip == "per_example"
     weights = vary(fsdp.gather(params, whole) if per_example else params, differing_axes())
@@ -140,7 +141,8 @@ def _gradients(
     (grads, metrics), _ = lax.scan(body, zeros, micro)
     grads, metrics = fsdp.reduce_gradients(grads, params), sum_over_batch(metrics)
     grads, metrics = jax.tree.map(lambda x: x / config.batch_size, (grads, metrics))
-    return grads, metrics | {"data/substituted": sum_over_batch(jnp.sum(batch["substituted"]))}
+    unread = {"data/substituted": jnp.sum(batch["skipped"] > 0), "data/skipped": jnp.sum(batch["skipped"])}
+    return grads, metrics | sum_over_batch(jax.tree.map(jnp.float32, unread))
 
 
 def _key(config: Config, stream: int, examples: jax.Array) -> jax.Array:

@@ -108,7 +108,7 @@ def test_broken_proteins_are_replaced_named_once_and_counted(one_device, protein
     assert warnings[1].startswith("warning: a broken example was replaced: sample1: ")
     train, held_out = ([row for row in rows(tmp_path / "run") if row["split"] == split] for split in SPLITS)
     # In three epochs of four proteins the broken one comes three times.
-    assert sum(row["data/substituted"] for row in train) == 3
+    assert sum(row["data/substituted"] for row in train) == sum(row["data/skipped"] for row in train) == 3
     assert {row["data/substituted"] for row in held_out} == {1}
 
 

@@ -82,7 +82,7 @@ def batch() -> dict[str, np.ndarray]:
         "bert_mask": msa_mask & (rng.random(msa) < 0.3),
         "pseudo_beta": 10 * rng.normal(size=(*residues, 3)),
         "pseudo_beta_mask": seq_mask & (rng.random(residues) < 0.9),
-        "substituted": np.arange(BATCH) == 3,
+        "skipped": np.arange(BATCH) == 3,
     }
     index = np.broadcast_to(np.arange(RESIDUES, dtype=np.int32), residues)
     labels = {"residue_index": index, "true_msa": rng.integers(0, 23, msa, np.int32)}
@@ -121,7 +121,7 @@ def expected(clip: str) -> tuple[Any, dict[str, np.ndarray]]:
         assert norm > CLIP_NORM[clip]
         metrics |= {"grad_norm": norm}
         grads = jax.tree.map(lambda g: g * (CLIP_NORM[clip] / norm), grads)
-    return grads, metrics | {"data/substituted": np.float32(1)}
+    return grads, metrics | {"data/substituted": np.float32(1), "data/skipped": np.float32(1)}
 
 
 def to_mesh(shape: Shape) -> tuple[Any, dict[str, jax.Array]]:

@@ -48,8 +48,8 @@ def test_the_rows_of_a_run(finished_run):
         assert row["examples"] == row["step"] * BATCH_SIZE
         assert row.keys() == {
             "step", "split", "loss", "loss/masked_msa", "loss/distogram", "masked_msa/accuracy", "grad_norm",
-            "example_grad_norm", "clipped", "lr", "skipped", "examples", "data/substituted", "time/step",
-            "time/examples_per_second", "time/data_wait", "time/tflops_per_device", "time/example",
+            "example_grad_norm", "clipped", "lr", "skipped", "examples", "data/substituted", "data/skipped",
+            "time/step", "time/examples_per_second", "time/data_wait", "time/tflops_per_device", "time/example",
             "time/slowest_example", "time/worker_load",
         }  # fmt: skip
     contacts = {f"{kind}/precision_at_{cut}" for kind in ("contact", "permuted", "dca") for cut in ("L", "L2", "L5")}

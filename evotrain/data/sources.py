@@ -1,8 +1,8 @@
 """What each choice of `data=…` delivers: training examples by their global index, and a fixed held-out set.
 
 An example is a dict of numpy arrays of fixed shapes, a pure function of (seed, index): restarts, hosts and workers
-cannot change it. Beside the features it holds `substituted` (float32, 1 where another protein had to step in) and the
-strings `name` and `note`, which stay on the host.
+cannot change it. Beside the features it holds `skipped` (float32, the number of proteins that could not be read before
+the one that it shows) and the strings `name` and `note`, which stay on the host.
 """
 
 import hashlib
@@ -15,9 +15,8 @@ from evotrain.config import Config
 from evotrain.data.features.example import ExampleShape, example, example_shape
 from evotrain.data.generated.coevolution import family_size, generate_family, shuffle_columns
 from evotrain.data.generated.synthetic import gaussian_example
-from evotrain.data.protein import Protein
 from evotrain.data.sets.sampling import Mixture
-from evotrain.data.sets.selection import Selection
+from evotrain.data.sets.selection import Loaded, Selection
 from evotrain.data_config import CoevolutionConfig, MixtureConfig, MsaDirConfig
 from evotrain.errors import DataError, EvotrainError
 
@@ -98,7 +97,7 @@ class SyntheticSource:
         return HeldOut(self._example((HELD_OUT_SEED, HELD_OUT_FEATURES), index), None, None)
 
     def _example(self, stream: tuple[int, ...], index: int) -> Example:
-        return gaussian_example(stream, index, **self._sizes) | _labels(self.name(index), "")
+        return gaussian_example(stream, index, **self._sizes) | _labels(self.name(index), "", 0)
 
 
 class FamilySource:
@@ -117,11 +116,11 @@ class FamilySource:
 
     def train(self, index: int) -> Example:
         family = generate_family((self._seed, TRAIN_FAMILIES), index, self._config)
-        return _example(family, "", self._shape, (self._seed, TRAIN_FEATURES, index))
+        return _example(Loaded(family, 0, ""), self._shape, (self._seed, TRAIN_FEATURES, index))
 
     def evaluate(self, index: int) -> HeldOut:
         family = generate_family((HELD_OUT_SEED, HELD_OUT_FAMILIES), index, self._config)
-        return _held_out(family, "", self._shape, index)
+        return _held_out(Loaded(family, 0, ""), self._shape, index)
 
 
 class ProteinSource:
@@ -161,15 +160,13 @@ class ProteinSource:
     def train(self, index: int) -> Example:
         number, place = self._mixture[index]
         selection = self._sets[number].selection
-        protein, note = selection.train(place)
         stream = (self._seed, TRAIN_FEATURES, index)
-        return _example(protein, note, self._shape, stream, max_rows=selection.config.max_rows)
+        return _example(selection.train(place), self._shape, stream, max_rows=selection.config.max_rows)
 
     def evaluate(self, index: int) -> HeldOut:
         place, number = self._held_out[index]
         selection = self._sets[number].selection
-        protein, note = selection.evaluate(place)
-        return _held_out(protein, note, self._shape, index, max_rows=selection.config.max_rows)
+        return _held_out(selection.evaluate(place), self._shape, index, max_rows=selection.config.max_rows)
 
 
 class _MixedSet(NamedTuple):
@@ -219,26 +216,26 @@ def _describe(sets: list[_MixedSet]) -> str:
 
 
 def _example(
-    protein: Protein,
-    note: str,
+    loaded: Loaded,
     shape: ExampleShape,
     stream: tuple[int, ...],
     *,
     training: bool = True,
     max_rows: int | None = None,
 ) -> Example:
-    features = example(protein, np.random.default_rng(stream), shape, training=training, max_rows=max_rows)
-    return features | _labels(protein.name, note)
+    features = example(loaded.protein, np.random.default_rng(stream), shape, training=training, max_rows=max_rows)
+    return features | _labels(loaded.protein.name, loaded.note, loaded.skipped)
 
 
-def _labels(name: str, note: str) -> Example:
-    return {"name": np.asarray(name), "note": np.asarray(note), "substituted": np.float32(bool(note))}
+def _labels(name: str, note: str, skipped: int) -> Example:
+    return {"name": np.asarray(name), "note": np.asarray(note), "skipped": np.float32(skipped)}
 
 
-def _held_out(protein: Protein, note: str, shape: ExampleShape, index: int, max_rows: int | None = None) -> HeldOut:
+def _held_out(loaded: Loaded, shape: ExampleShape, index: int, max_rows: int | None = None) -> HeldOut:
+    protein = loaded.protein
     stream = (HELD_OUT_SEED, HELD_OUT_FEATURES, index)
-    plain = _example(protein, note, shape, stream, training=False, max_rows=max_rows)
+    plain = _example(loaded, shape, stream, training=False, max_rows=max_rows)
     rearranged = shuffle_columns(protein, np.random.default_rng((HELD_OUT_SEED, COLUMN_SHUFFLES, index)))
-    shuffled = _example(rearranged, note, shape, stream, training=False, max_rows=max_rows)
+    shuffled = _example(loaded._replace(protein=rearranged), shape, stream, training=False, max_rows=max_rows)
     crop = np.isin(protein.residue_index, plain["residue_index"][plain["seq_mask"] > 0])
     return HeldOut(plain, shuffled, protein.msa[:, crop])

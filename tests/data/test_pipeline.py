@@ -168,13 +168,13 @@ def test_notes_of_examples_reach_the_loop(config, mesh):
 
     def annotated(index: int) -> Example:
         note = "p7: its file is torn" if index == 2 else ""
-        return plain(index) | {"note": np.asarray(note), "substituted": np.float32(bool(note))}
+        return plain(index) | {"note": np.asarray(note), "skipped": np.float32(bool(note))}
 
     source.train = annotated
     with Batches(source, config, mesh, start=0) as stream:
         (first, notes), (second, no_notes) = islice(stream, 2)
     assert (notes, no_notes) == (["a broken example was replaced: p7: its file is torn"], [])
-    assert (first["substituted"].sum(), second["substituted"].sum()) == (1, 0)
+    assert (first["skipped"].sum(), second["skipped"].sum()) == (1, 0)
 
 
 # --- slow, broken and vanished examples ------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_a_protein_that_breaks_in_mid_run_is_replaced_and_named(repository, tmp_
         next(delivered)
         harm(root / broken)
         following = [next(delivered) for _ in range(4)]
-    assert [batch["substituted"][0] == 1 for batch, _ in following] == [name == broken for name in names[1:]]
+    assert [batch["skipped"][0] == 1 for batch, _ in following] == [name == broken for name in names[1:]]
     (warning,) = following[2][1]
     assert warning.startswith(f"a broken example was replaced: {broken}: {root / broken}")
 

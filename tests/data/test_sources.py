@@ -62,8 +62,8 @@ def test_examples_have_fixed_shapes(name):
     examples = [*(found.train(i) for i in range(6)), *(found.evaluate(i).example for i in range(2))]
     shapes = [{k: (np.shape(x), x.dtype) for k, x in e.items() if k not in HOST_KEYS} for e in examples]
     assert all(shape == shapes[0] for shape in shapes)
-    assert {"name", "note", "substituted"} <= examples[0].keys()
-    assert [(str(e["note"]), e["substituted"]) for e in examples] == [("", 0)] * 8
+    assert {"name", "note", "skipped"} <= examples[0].keys()
+    assert [(str(e["note"]), e["skipped"]) for e in examples] == [("", 0)] * 8
 
 
 @pytest.mark.parametrize("name", ["coevolution", "msa_dir"])

@@ -158,7 +158,7 @@ def test_gradients_of_the_sharded_step(cueq):
     batch = {name: rng.normal(size=(2, *size, 8)) for name, size in (("msa", (4, 8)), ("pair", (8, 8)))}
     batch |= {f"{name}_mask": rng.random(x.shape[:-1]) < 0.7 for name, x in batch.items()}
     batch["msa_mask"][:, 1], batch["pair_mask"][:, 2], batch["pair_mask"][:, :, 5] = False, False, False
-    batch["substituted"] = np.zeros(2)
+    batch["skipped"] = np.zeros(2)
     batch = {name: jax.device_put(x.astype(np.float32), batch_sharding(mesh)) for name, x in batch.items()}
 
     given = (state.params, batch, state.examples)

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from evotrain.data.protein import Protein
 from evotrain.data.sets.facts import Facts
@@ -13,6 +14,14 @@ from evotrain.data.sets.protein_set import open_set
 from evotrain.data.sets.sampling import Order, acceptance, filters, needs_facts
 from evotrain.data_config import ProteinSetConfig
 from evotrain.errors import DataError
+
+
+class Loaded(NamedTuple):
+    """A protein, or what came in its place."""
+
+    protein: Protein
+    skipped: int  # proteins that could not be read before it
+    note: str  # "<id>: <reason>" of the first of them; empty if there is none
 
 
 class Selection:
@@ -61,14 +70,14 @@ class Selection:
         """The id of the protein that training example `index` shows, if it can be read."""
         return self.train_ids[self._order[index]]
 
-    def train(self, index: int) -> tuple[Protein, str]:
-        """The protein of training example `index` and ''; or, if it cannot be read, the next one that can and why.
+    def train(self, index: int) -> Loaded:
+        """The protein of training example `index`; or, if it cannot be read, the next one that can.
 
-        The reason is "<id>: <reason>". Raises DataError if no protein of the split can be read.
+        Raises DataError if no protein of the split can be read.
         """
         return self._load(self.train_ids, self._order[index])
 
-    def evaluate(self, place: int) -> tuple[Protein, str]:
+    def evaluate(self, place: int) -> Loaded:
         """As `train`, of the held-out proteins in the order of their ids."""
         return self._load(self.held_out_ids, place)
 
@@ -104,12 +113,12 @@ class Selection:
         members = Counter(clusters[name] for name in passing)
         return {name: acceptance(facts[name], members[clusters[name]], config) for name in passing}
 
-    def _load(self, ids: Sequence[str], place: int) -> tuple[Protein, str]:
+    def _load(self, ids: Sequence[str], place: int) -> Loaded:
         failure = ""
-        for step in range(len(ids)):
-            name = ids[(place + step) % len(ids)]
+        for skipped in range(len(ids)):
+            name = ids[(place + skipped) % len(ids)]
             try:
-                return self._read(name), failure
+                return Loaded(self._read(name), skipped, failure)
             except DataError as error:
                 failure = failure or f"{name}: {error}"
         raise self._unreadable(ids, failure)

@@ -46,15 +46,14 @@ def test_a_broken_protein_is_replaced_by_the_next_of_its_split(tmp_path):
     data = _open(tmp_path)
     data.check()
     loaded = {data.name(i): data.train(i) for i in range(4)}
-    protein, note = loaded["b"]
-    assert protein.name == "d"
+    protein, skipped, note = loaded["b"]
+    assert (protein.name, skipped) == ("d", 1)
     assert note.startswith(f"b: {tmp_path}/b/msa.a3m: the file is empty")
-    protein, note = loaded["e"]
-    assert protein.name == "a"
+    protein, skipped, note = loaded["e"]
+    assert (protein.name, skipped) == ("a", 1)
     assert note.startswith(f"e: {tmp_path}/e/structure.pdb: ")
-    assert [loaded[name][0].name + loaded[name][1] for name in "ad"] == ["a", "d"]
-    protein, note = data.evaluate(0)
-    assert (protein.name, note) == ("c", "")
+    assert [(loaded[name].protein.name, *loaded[name][1:]) for name in "ad"] == [("a", 0, ""), ("d", 0, "")]
+    assert data.evaluate(0).protein.name == "c"
 
 
 def test_a_split_without_a_readable_protein(tmp_path):
@@ -135,10 +134,10 @@ def test_residues_of_low_confidence_are_hidden(tmp_path):
     """The B-factors of the made-up Cα are 5, 15, … 95."""
     add(tmp_path, *"abc")
     data = _open(tmp_path, min_plddt=50.0, eval_fraction=0.0)
-    protein, note = data.train(0)
-    assert note == ""
+    protein, skipped, _ = data.train(0)
+    assert skipped == 0
     np.testing.assert_array_equal(protein.atom_mask[:, CA_ATOM], [0] * 5 + [1] * 5)
-    plain, _ = _open(tmp_path, eval_fraction=0.0).train(0)
+    plain = _open(tmp_path, eval_fraction=0.0).train(0).protein
     assert plain.atom_mask[:, CA_ATOM].all()
     np.testing.assert_array_equal(protein.msa, plain.msa)
     with pytest.raises(DataError, match=r"a has no residue with a pLDDT of 99 \(data.min_plddt\)"):
