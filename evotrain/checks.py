@@ -111,8 +111,8 @@ def check_command(config: Config) -> None:
             )
     known = flatten(config)
     for key in config.resume_allow:
-        if key not in known:
-            raise ConfigError(f"resume_allow names {key}, which is not a key{did_you_mean(key, list(known))}")
+        if key not in known and key != "data":  # other proteins, on purpose
+            raise ConfigError(f"resume_allow names {key}, which is not a key{did_you_mean(key, ['data', *known])}")
     for key in ("name", "run_dir"):
         if not known[key].strip():
             raise ConfigError(f"{key} is empty: write {key}=….")

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from datetime import date
 
 from evotrain.config import Config
-from evotrain.data_config import MixtureConfig, MsaDirConfig, ProteinSetConfig
+from evotrain.data_config import PREPARED_KEYS, MixtureConfig, MsaDirConfig, ProteinSetConfig
 from evotrain.errors import ConfigError
 from evotrain.explain import listing, spell
 
 DATES = ("templates_before", "released_before")
-# What decides the content of prepared files; everything else of `data` is chosen when they are trained on.
-PREPARED_KEYS = ("data.root", "data.structures", "data.template_structures", "data.templates_before")
 
 
 def check_data(config: Config) -> None:
@@ -48,12 +46,15 @@ def check_prepare(config: Config, overrides: Sequence[str]) -> None:
     if config.prepare.out is None:
         raise ConfigError("command=prepare needs the directory that it writes: write prepare.out=DIRECTORY.")
     shard(config)
+    keys = [f"data.{name}" for name in ("root", *PREPARED_KEYS)]
     for override in overrides:
         key = override.partition("=")[0].lstrip("+")
-        if key not in ("command", "data", "sweep", *PREPARED_KEYS) and key.partition(".")[0] != "prepare":
+        # Other choices of data=… that read files, as data=af2, differ in how they are trained on.
+        known = override == "data=msa_dir" or key in ("command", "sweep", *keys)
+        if not known and key.partition(".")[0] != "prepare":
             raise ConfigError(
-                f"{override} changes nothing in command=prepare, which takes prepare.… and {listing(PREPARED_KEYS)}: "
-                "leave it out, and choose it when you train."
+                f"{override} changes nothing in command=prepare, which takes prepare.… and {listing(keys)}: leave it "
+                "out, and choose it when you train."
             )
 
 

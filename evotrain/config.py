@@ -221,7 +221,9 @@ class Config:
         "continue from run_dir's checkpoint: if there is one, never, or fail without one",
         ("auto", "never", "must"),
     )
-    resume_allow: list[str] = key([], "keys that may differ from those the run was started with")
+    resume_allow: list[str] = key(
+        [], "keys that may differ from those the run was started with; data: all of its keys, and its proteins too"
+    )
     model: ModelConfig = group(ModelConfig, "the network")
     mesh: MeshConfig = group(MeshConfig, "how devices share the work")
     target: TargetConfig = group(TargetConfig, "the hardware")

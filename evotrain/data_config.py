@@ -7,6 +7,9 @@ from omegaconf import MISSING
 
 from evotrain.keys import key
 
+# What command=prepare takes of a set beside its root: it decides the content of the files, and nothing afterwards.
+PREPARED_KEYS = ("structures", "template_structures", "templates_before")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -29,9 +32,15 @@ class SyntheticConfig(DataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoevolutionConfig(DataConfig):
-    source: str = key("coevolution", "the kind of data; set by the choice of data=…", ("coevolution",))
+class MaskedConfig(DataConfig):
+    """Examples with alignments, of which a part is hidden."""
+
     mask_fraction: float = key(0.15, "MSA positions that are hidden for the masked-MSA loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoevolutionConfig(MaskedConfig):
+    source: str = key("coevolution", "the kind of data; set by the choice of data=…", ("coevolution",))
     length: int | None = key(None, "residues of a family; null: as many as the crop")
     depth: int | None = key(None, "sequences of a family; null: as many as the MSA clusters")
     coupling: float = key(1.4, "strength of the Potts couplings of touching residues; 0: columns are independent")
@@ -52,7 +61,11 @@ class ProteinSetConfig:
     template_structures: str | None = key(
         None, "directory of <PDB entry>.cif[.gz] in which template hits are looked up; null: hits are not read"
     )
-    templates_before: str | None = key(None, "show only templates released before this date, YYYY-MM-DD; null: all")
+    templates_before: str | None = key(
+        None,
+        "look up only hits released before this date, YYYY-MM-DD, and in any case before the protein's own structure; "
+        "null: only that; templates in .npz files are shown as they are",
+    )
     eval_fraction: float = key(0.1, "proteins held out where index.csv names no split")
     released_before: str | None = key(None, "train on structures released before this date, YYYY-MM-DD; null: all")
     max_resolution: float | None = key(None, "train on structures of at most so many Å; null: all")
@@ -66,10 +79,9 @@ class ProteinSetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentConfig(DataConfig):
+class AlignmentConfig(MaskedConfig):
     """How alignments from files become examples."""
 
-    mask_fraction: float = key(0.15, "MSA positions that are hidden for the masked-MSA loss")
     block_deletions: int = key(5, "blocks of neighbouring rows that are deleted from an alignment; 0: none")
     block_fraction: float = key(0.3, "rows of one such block, relative to the alignment")
     spatial_crop: float = key(0.0, "share of the crops that are a neighbourhood in space; the others are contiguous")

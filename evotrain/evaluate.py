@@ -18,7 +18,7 @@ from evotrain.metrics import write_per_protein
 from evotrain.model.kernels import check_available
 from evotrain.parallel import distributed
 from evotrain.parallel.mesh import make_mesh
-from evotrain.resume import load_params
+from evotrain.resume import check_hosts_agree, load_params
 from evotrain.run_dir import disk_errors, write_atomic
 from evotrain.state import abstract_state
 from evotrain.step import eval_step
@@ -38,7 +38,9 @@ def evaluate_run(config: Config) -> float | None:
     config = dataclasses.replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
     mesh = make_mesh(config.mesh)
     asked = config.evaluate.examples or config.data.eval_examples
-    source = open_source(dataclasses.replace(config, data=dataclasses.replace(config.data, eval_examples=asked)))
+    with distributed.on_every_process():
+        source = open_source(dataclasses.replace(config, data=dataclasses.replace(config.data, eval_examples=asked)))
+    check_hosts_agree(source)
     which = config.evaluate.checkpoint
     params, step = load_params(config.run_dir, which, abstract_state(config, mesh).ema)
 

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from evotrain import figures, structure_figures
 from evotrain.config import Config
 from evotrain.contacts import CONTACT_CUTOFF, KEYS, LONG_RANGE, contact_precision, mean_precision
 from evotrain.data.pipeline import local_rows, stack, to_devices
+from evotrain.data.reading import readers
 from evotrain.data.sources import Example, HeldOut, Source
 from evotrain.dca import contact_scores
 from evotrain.metrics import structure_metrics
 from evotrain.parallel.mesh import batch_sharding, batch_shards
+from evotrain.workers import available_cores
 
 SPLIT = "eval/held_out"
 PARTIAL = ("contact/", "structure/")  # metrics that not every protein has
@@ -62,6 +66,7 @@ class Evaluation:
         self._batch_size = min(config.batch_size, math.ceil(examples / shards) * shards)
         self._sharding = batch_sharding(mesh)
         self._rows = local_rows(self._sharding, self._batch_size)
+        self._minutes = config.data.timeout
         self._baseline: list[Metrics] | None = None
 
     def run(self, params: Any) -> Report:
@@ -76,27 +81,36 @@ class Evaluation:
         permuted: list[Metrics] = []
         baseline: list[Metrics] = []
         pictured, most = None, 0
-        for held_out in self._batches():
-            judged = self._judge(params, [each.example for each in held_out])
-            notes += [note for each in held_out if (note := str(each.example["note"]))]
-            rows += [_row(each.example, *found) for each, found in zip(held_out, judged, strict=True)]
-            if held_out[0].msa is None:
-                continue
-            without = self._judge(params, [each.shuffled for each in held_out])
-            for each, (_, predicted), (_, shuffled) in zip(held_out, judged, without, strict=True):
-                permuted.append(_precision(shuffled["contact_probability"], each.example))
-                if self._baseline is None:
-                    baseline.append(_precision(_dca(each), each.example))
-                if (contacts := _long_range_contacts(each.example)) > most:
-                    pictured, most = (each, predicted), contacts
+        with closing(self._batches()) as batches:
+            for held_out in batches:
+                judged = self._judge(params, [each.example for each in held_out])
+                notes += [note for each in held_out if (note := str(each.example["note"]))]
+                rows += [_row(each.example, *found) for each, found in zip(held_out, judged, strict=True)]
+                if held_out[0].msa is None:
+                    continue
+                without = self._judge(params, [each.shuffled for each in held_out])
+                for each, (_, predicted), (_, shuffled) in zip(held_out, judged, without, strict=True):
+                    permuted.append(_precision(shuffled["contact_probability"], each.example))
+                    if self._baseline is None:
+                        baseline.append(_precision(_dca(each), each.example))
+                    if (contacts := _long_range_contacts(each.example)) > most:
+                        pictured, most = (each, predicted), contacts
         if self._baseline is None:
             self._baseline = baseline
         metrics = _average(rows) | _contacts(permuted, self._baseline) | {"data/substituted": len(notes)}
         return Report(metrics, pictured and _prediction(*pictured), notes, rows)
 
     def _batches(self) -> Iterator[list[HeldOut]]:
-        for start in range(0, self._examples, self._batch_size):
-            yield [self._source.evaluate(i) for i in range(start, min(start + self._batch_size, self._examples))]
+        """The held-out examples; those of the next batch are read meanwhile."""
+        reading = readers(
+            self._source.evaluate,
+            self._minutes,
+            named=lambda index: f"held-out example {index} ({self._source.held_out_name(index)})",
+            count=min(available_cores(), self._batch_size),
+        )
+        with reading, closing(reading.run_all(range(self._examples), ahead=self._batch_size)) as examples:
+            while batch := list(islice(examples, self._batch_size)):
+                yield batch
 
     def _judge(self, params: Any, examples: list[Example]) -> list[tuple[Metrics, dict[str, np.ndarray]]]:
         """Metrics and predictions of up to a batch of examples; a shorter one is filled up with its last example."""

@@ -1,5 +1,7 @@
 """How a run begins: whether its directory may be used, and which parameters it starts from."""
 
+import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evotrain.checkpoint import Checkpoints
-from evotrain.compose import differences, load_saved
+from evotrain.compose import differences, flatten, load_saved
 from evotrain.config import Config, ModelConfig
-from evotrain.errors import ConfigError, RunError
-from evotrain.explain import spell
+from evotrain.data.sources import Source
+from evotrain.errors import ConfigError, DataError, RunError
+from evotrain.explain import listing, spell
+from evotrain.limits import SET_OF_MIXTURE
+from evotrain.parallel import distributed
 from evotrain.published import infer_model
 from evotrain.run_dir import RunDir
 from evotrain.state import TrainState, abstract_state, create_state
@@ -33,6 +38,18 @@ FREE_KEYS = (
     "data.prefetch",
     "data.timeout",
 )
+# Keys of a set, beside its root, that decide which proteins are trained on and how often. With other values the data
+# are others.
+CHOOSING_KEYS = (
+    "data.only",
+    "data.weight",
+    "data.eval_fraction",
+    "data.released_before",
+    "data.max_resolution",
+    "data.max_repeat",
+    "data.weigh_length",
+    "data.weigh_cluster",
+)
 
 
 def check_same_run(config: Config, run_dir: RunDir) -> None:
@@ -43,21 +60,26 @@ def check_same_run(config: Config, run_dir: RunDir) -> None:
     """
     if not run_dir.config.exists() or not _has_begun(run_dir):
         return
+    allowed = set(config.resume_allow)
+    free = FREE_GROUPS + (("data",) if "data" in allowed else ())
     changed = {
         key: values
         for key, values in differences(load_saved(run_dir.config), config).items()
-        if key.partition(".")[0] not in FREE_GROUPS and key not in FREE_KEYS and key not in config.resume_allow
+        if key.partition(".")[0] not in free and key not in FREE_KEYS and key not in allowed
     }
     if changed:
         listed = ", ".join(f"{key}={spell(old)} (now {spell(new)})" for key, (old, new) in changed.items())
+        known = flatten(config)
+        # A key that the other kind of data has, or another set, is none of this configuration.
+        words = ["data" if _chooses(key) or key not in known else key for key in changed]
         raise RunError(
             f"{run_dir.path} holds a run with {listed}: choose another name=…, or continue it all the same with "
-            f"resume_allow=[{','.join(changed)}]."
+            f"{_allowing(config, words)}."
         )
 
 
-def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints, fingerprint: str) -> tuple[TrainState, str]:
-    """The state that the run starts from, and a line that says which. `fingerprint` is that of its data.
+def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints, fingerprints: dict[str, str]) -> tuple[TrainState, str]:
+    """The state that the run starts from, and a line that says which. `fingerprints` are those of its data.
 
     In this order: 1. the newest checkpoint of the run itself, 2. the parameters of another run or of AlphaFold 2
     (`init_from`), 3. fresh parameters.
@@ -82,7 +104,7 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints, fingerprint: str
             "damaged ones away."
         )
     if latest is not None:
-        check_same_data(checkpoints.meta(latest), fingerprint, config)
+        check_same_data(checkpoints.meta(latest), fingerprints, config)
         state, _ = checkpoints.restore(latest, abstract)
         return state, f"continues from step {latest}"
     if config.init_from is None:
@@ -97,17 +119,43 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints, fingerprint: str
     return fresh._replace(params=params, ema=jax.tree.map(jnp.copy, params)), f"starts from {origin}"
 
 
-def check_same_data(meta: dict[str, Any], fingerprint: str, config: Config) -> None:
-    """Refuses to continue on data of which another example would come next.
+def check_same_data(meta: dict[str, Any], fingerprints: dict[str, str], config: Config) -> None:
+    """Refuses to continue on data of which another example would come next, unless `resume_allow` has the word data.
+
+    A set may have moved, or been prepared: that leaves its fingerprint as it was.
 
     Raises:
       RunError: proteins, their split or their weights have changed since the checkpoint with this `meta`.
     """
-    if meta["data"] != fingerprint and "data.root" not in config.resume_allow:
-        raise RunError(
-            f"the data of {config.run_dir} have changed since it was saved (other proteins, another split or other "
-            "weights): restore them, choose another name=…, or continue it all the same with resume_allow=[data.root]."
-        )
+    saved = meta.get("data")
+    earlier = not isinstance(saved, dict)  # the checkpoint is of a version that did not keep them
+    if earlier or saved == fingerprints or "data" in config.resume_allow:
+        return
+    raise RunError(
+        f"the data of {config.run_dir} have changed since it was saved ({_changed(saved, fingerprints)}): restore "
+        f"them, choose another name=…, or continue it on the other data with {_allowing(config, ['data'])}."
+    )
+
+
+def check_hosts_agree(source: Source) -> None:
+    """Refuses data that differ between the hosts of a run. Every process must call it.
+
+    Raises:
+      DataError: on which host they differ from those of process 0; raised on every process.
+    """
+    here = (socket.gethostname(), source.fingerprints, source.held_out)
+    (first, expected, held_out), *others = distributed.from_every_process(here)
+    for process, (host, found, held_out_there) in enumerate(others, start=1):
+        if found != expected:
+            raise DataError(
+                f"process {process}, on {host}, sees other data than process 0, on {first} "
+                f"({_changed(expected, found)}): give every host the same files."
+            )
+        if held_out_there != held_out:
+            raise DataError(
+                f"the held-out examples are {held_out_there} for process {process}, on {host}, and {held_out} for "
+                f"process 0, on {first}: give every host the same files and the same command."
+            )
 
 
 def published_params(path: str, model: ModelConfig, fresh: Any) -> Any:
@@ -155,6 +203,26 @@ def load_params(path: str | Path, which: str | int, abstract: Any) -> tuple[Any,
                 f"{run_dir.checkpoints} holds no checkpoint yet: wait for the run's first, or name another run."
             )
         return checkpoints.restore_params(int(step), {"ema": abstract})["ema"], int(step)
+
+
+def _chooses(key: str) -> bool:
+    """Whether a key of the data decides which proteins are trained on, and how often."""
+    return SET_OF_MIXTURE.sub("data.", key) in CHOOSING_KEYS
+
+
+def _changed(before: dict[str, str], after: dict[str, str]) -> str:
+    """Which sets have other fingerprints, by their keys, and what that means."""
+    prefixes = sorted(before.keys() | after.keys())
+    roots = listing(f"{prefix}root" for prefix in prefixes if before.get(prefix) != after.get(prefix))
+    return f"{roots}: other proteins, another split or other weights"
+
+
+def _allowing(config: Config, words: Sequence[str]) -> str:
+    """The override that allows `words` too. `data` stands for all of its keys."""
+    allowed = dict.fromkeys([*config.resume_allow, *words])
+    if "data" in allowed:
+        allowed = [word for word in allowed if not word.startswith("data.")]
+    return f"resume_allow=[{','.join(allowed)}]"
 
 
 def _has_begun(run_dir: RunDir) -> bool:

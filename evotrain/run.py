@@ -15,7 +15,7 @@ import jax
 from evotrain import evaluation, figures
 from evotrain.checkpoint import Checkpoints
 from evotrain.config import Config, best_mode
-from evotrain.errors import Diverged, Preempted, RunError
+from evotrain.errors import Diverged, EvotrainError, Preempted, RunError
 from evotrain.evaluation import SPLIT, Evaluation
 from evotrain.logging import RunLogger, read_metrics
 from evotrain.parallel import distributed
@@ -78,11 +78,11 @@ class Run:
 
     def __init__(
         self, config: Config, run_dir: RunDir, logger: RunLogger, checkpoints: Checkpoints, clock: Clock, *,
-        step: int, examples: int, fingerprint: str, facts: dict[str, Any],
+        step: int, examples: int, fingerprints: dict[str, str], facts: dict[str, Any],
     ):  # fmt: skip
         self._config, self._run_dir, self._logger = config, run_dir, logger
         self._checkpoints, self._clock, self._facts = checkpoints, clock, facts
-        self._done, self._examples, self._fingerprint = step, examples, fingerprint
+        self._done, self._examples, self._fingerprints = step, examples, fingerprints
         self._unread: dict[str, jax.Array] | None = None  # of the step that may still be running
         self._evaluated: dict[str, float] = {}  # metrics of an evaluation that no checkpoint holds yet
         self._last: dict[str, float] = {}
@@ -143,7 +143,7 @@ class Run:
             self._logger.sync()
             metrics = self._evaluated or None
             self._checkpoints.save(
-                self._done, state, meta={"examples": self._examples, "data": self._fingerprint}, metrics=metrics
+                self._done, state, meta={"examples": self._examples, "data": self._fingerprints}, metrics=metrics
             )
             self._evaluated = {}
 
@@ -168,6 +168,9 @@ class Run:
             raise
         except FloatingPointError as error:
             raise RunError(f"debug.nans: step {self._done + 1} made a NaN ({_where(error)}).") from error
+        except EvotrainError as error:  # met by this process, while the others only lose it
+            self._reports.send([f"process {jax.process_index()} ended the run: {error}"])
+            raise
         finally:
             with suppress(RunError):  # of a full disk; what ended the run is already on its way up
                 self._summarise(status)

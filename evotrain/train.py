@@ -18,8 +18,8 @@ from evotrain.flops import count_flops
 from evotrain.logging import RunLogger
 from evotrain.model.kernels import check_available
 from evotrain.parallel import distributed
-from evotrain.parallel.mesh import batch_sharding, make_mesh
-from evotrain.resume import begin, check_same_run
+from evotrain.parallel.mesh import make_mesh
+from evotrain.resume import begin, check_hosts_agree, check_same_run
 from evotrain.run import Clock, Run, stop_signals
 from evotrain.run_dir import RunDir
 from evotrain.state import abstract_state
@@ -44,7 +44,9 @@ def train(config: Config) -> float | None:
         jax.config.update("jax_debug_nans", config.debug.nans)
 
         # ---- Data and run directory ----
-        source = open_source(config)
+        with distributed.on_every_process():
+            source = open_source(config)
+        check_hosts_agree(source)
         abstract = abstract_state(config, mesh)
         run_dir = RunDir(config.run_dir)
         with distributed.on_process_0() as primary:
@@ -56,7 +58,7 @@ def train(config: Config) -> float | None:
 
         # ---- Where the run stands ----
         checkpoints = resources.enter_context(Checkpoints(run_dir.checkpoints, config.checkpoint))
-        state, origin = begin(config, mesh, checkpoints, source.fingerprint)
+        state, origin = begin(config, mesh, checkpoints, source.fingerprints)
         first, examples = int(state.step), int(state.examples)
         with distributed.on_process_0() as primary:
             if primary:
@@ -69,7 +71,7 @@ def train(config: Config) -> float | None:
 
         # ---- Programs ----
         jitted = train_step(config, mesh)
-        traced = jitted.trace(abstract, batch_shapes(source, config.batch_size, batch_sharding(mesh)))
+        traced = jitted.trace(abstract, batch_shapes(source, config, mesh))
         batches = Batches(source, config, mesh, start=examples)
         clock = Clock(config, count_flops(traced.jaxpr, open_trips=config.model.recycles / 2), batches.timing)
         judge = Evaluation(source, config, mesh, eval_step(config, mesh), source.held_out)
@@ -78,7 +80,7 @@ def train(config: Config) -> float | None:
         facts = {"parameters": parameters, "device_kind": distributed.device_kind()}
         run = Run(
             config, run_dir, logger, checkpoints, clock,
-            step=first, examples=examples, fingerprint=source.fingerprint, facts=facts,
+            step=first, examples=examples, fingerprints=source.fingerprints, facts=facts,
         )  # fmt: skip
         logger.show_start(
             [

@@ -15,13 +15,27 @@ from evotrain.compose import load_saved, schema, to_config
 from evotrain.config import Config, MeshConfig
 from evotrain.errors import ConfigError
 from evotrain.explain import explain
+from evotrain.limits import SET_OF_MIXTURE
 from evotrain.published import infer_model
 
 # What may differ between a training run and the use of what it trained; the rest comes from the run's own config.yaml.
 GROUPS = ("data", "mesh", "precision", "kernels")
 KEYS = {"evaluate": ("command", "run_dir", "batch_size"), "predict": ("command", "run_dir", "seed")}
-# Of these groups, but of no use outside of training.
-TRAINING_KEYS = ("mesh.microbatch", "data.workers", "data.prefetch", "data.timeout")
+# Of these groups, but of no use outside of training. A key of data is also one of each set of a mixture.
+TRAINING_KEYS = (
+    "mesh.microbatch",
+    "data.workers",
+    "data.prefetch",
+    "data.timeout",
+    "data.block_deletions",
+    "data.block_fraction",
+    "data.spatial_crop",
+    "data.released_before",
+    "data.max_resolution",
+    "data.max_repeat",
+    "data.weigh_length",
+    "data.weigh_cluster",
+)
 # What an example looks like to the model; other data are shown to it in the same way.
 EXAMPLE_KEYS = ("data.crop", "data.msa_clusters", "data.extra_msa", "data.templates", "data.mask_fraction")
 # A prediction takes its residues and rows from its input: of the data it needs no more than these.
@@ -115,7 +129,7 @@ def _published(cfg: DictConfig, given: dict[str, str]) -> Config:
 def _check(command: str, key: str, override: str, source: str) -> None:
     """Refuses an override that a command has no use for."""
     of_no_use = command == "predict" and key.partition(".")[0] == "data" and key not in PREDICT_DATA_KEYS
-    if key in TRAINING_KEYS or of_no_use:
+    if SET_OF_MIXTURE.sub("data.", key) in TRAINING_KEYS or of_no_use:
         raise ConfigError(f"{override} changes nothing in command={command}: leave it out.")
     groups = (*GROUPS, command)
     if key not in KEYS[command] and key.partition(".")[0] not in groups:

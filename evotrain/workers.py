@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from evotrain.errors import DataError, EvotrainError
 from evotrain.shared_memory import Placed, SharedBlock, anonymous_file
@@ -32,25 +34,31 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 PROGRAM = "import sys; sys.path[:] = sys.argv[3:]; from evotrain.workers import serve; serve(*sys.argv[1:3])"
 
 
+def available_cores() -> int:
+    """CPU cores that this process may use, which a cluster may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Workers:
     """Up to `count` pieces of work at a time, each done by a worker process or else by a thread of this process.
 
     Args:
       work: a function of a key; pickled, for processes. A dict of arrays that it returns comes back without pickling.
       named: what the piece of a key is called in messages.
-      minutes: after which a piece is given up; None: never.
+      minutes: after which a piece is given up.
       late: what to do about a piece that takes so long, for its message.
-      deadly: what to do about a piece at which every worker dies, for its message.
-      warn: takes the message about a worker that died and is replaced.
+      deadly: what to do about a piece at which every worker process dies, for its message.
+      warn: takes the message about a worker process that died and is replaced.
     """
 
     def __init__(
         self, work: Callable[[Any], Any], *, count: int, processes: bool, named: Callable[[Any], str],
-        minutes: float | None = None, late: str = "", deadly: str, warn: Callable[[str], None],
+        minutes: float, late: str, deadly: str, warn: Callable[[str], None],
     ):  # fmt: skip
         self._work, self._named, self._warn = work, named, warn
         self._minutes, self._late, self._deadly = minutes, late, deadly
         self._pickled = pickle.dumps(work) if processes else b""
+        self._count = count
         self._closed = False
         self._lock = threading.Lock()  # of _closed and _running
         self._running: set[Worker] = set()
@@ -70,7 +78,7 @@ class Workers:
             for death in range(1, DEATHS + 1):
                 worker = worker or self._start()
                 try:
-                    return worker.do(key, None if self._minutes is None else 60 * self._minutes)
+                    return worker.do(key, 60 * self._minutes)
                 except TimeoutError:
                     self._stop(worker)
                     worker = None
@@ -87,6 +95,23 @@ class Workers:
         finally:
             self._idle.put(worker)
 
+    def run_all(self, keys: Iterable[Any], *, ahead: int) -> Iterator[Any]:
+        """What `run` returns for each key, in their order; up to `ahead` keys that follow are under way meanwhile.
+
+        Raises what `run` raises, when it is that key's turn.
+        """
+        waiting: deque[Future[Any]] = deque()
+        threads = ThreadPoolExecutor(self._count)  # each waits for one worker
+        try:
+            for key in keys:
+                waiting.append(threads.submit(self.run, key))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # what is under way ends with the workers
+
     def close(self) -> None:
         """Ends the workers; calls of `run` that wait for them fail."""
         with self._lock:
@@ -97,6 +122,12 @@ class Workers:
         deadline = time.monotonic() + GRACE_SECONDS
         for worker in running:
             worker.join(max(deadline - time.monotonic(), 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _start(self) -> "Worker":
         with self._lock:
@@ -120,7 +151,7 @@ class WorkerDied(Exception):
 class Worker(Protocol):
     """What does one piece of work at a time."""
 
-    def do(self, key: Any, seconds: float | None) -> Any:
+    def do(self, key: Any, seconds: float) -> Any:
         """What the work returns for `key`. Raises TimeoutError, WorkerDied, or what the work raises."""
 
     def stop(self) -> None:
@@ -140,7 +171,7 @@ class ThreadWorker:
         self._thread: threading.Thread | None = None
         self._outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
-    def do(self, key: Any, seconds: float | None) -> Any:
+    def do(self, key: Any, seconds: float) -> Any:
         with self._lock:
             if self._stopped:
                 raise WorkerDied
@@ -190,13 +221,12 @@ class ProcessWorker:
         theirs.close()
         self._work: bytes | None = work  # still to be sent
 
-    def do(self, key: Any, seconds: float | None) -> Any:
+    def do(self, key: Any, seconds: float) -> Any:
         try:
             if self._work is not None:
+                self._await_start()  # a pipe does not hold a large work for a process that does not listen yet
                 self._connection.send_bytes(self._work)
-                if not self._connection.poll(START_SECONDS):
-                    raise WorkerDied
-                self._connection.recv()
+                self._await_start()
                 self._work = None
             self._connection.send(key)
             if not self._connection.poll(seconds):
@@ -214,6 +244,12 @@ class ProcessWorker:
             case [Placed(), *_]:
                 return self._block.read(answer)
         return answer
+
+    def _await_start(self) -> None:
+        """Waits for the next sign of a process that is starting: it listens; it has imported what the work needs."""
+        if not self._connection.poll(START_SECONDS):
+            raise WorkerDied
+        self._connection.recv()
 
     def stop(self) -> None:
         self._process.kill()
@@ -237,6 +273,7 @@ def serve(connection: str, memory: str) -> None:
     parent = Connection(int(connection))
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(parent, requests), daemon=True).start()
+    parent.send("listening")
     work: Callable[[Any], Any] = pickle.loads(requests.get())
     block = SharedBlock(int(memory))
     parent.send("ready")

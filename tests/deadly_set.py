@@ -2,13 +2,14 @@
 
 import os
 import signal
+import threading
 
 from evotrain.data.sets.raw import RawSet
 from evotrain.data_config import ProteinSetConfig
 
 
 class DeadlySet(RawSet):
-    """Kills its process at p1, for the first time or always, and has a fault at p2."""
+    """Kills its process at p1, for the first time or always, has a fault at p2, and does not come back from p6."""
 
     def __init__(self, root, marker, *, always=False):
         super().__init__(ProteinSetConfig(root=str(root)))
@@ -20,4 +21,6 @@ class DeadlySet(RawSet):
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "p2":
             raise ValueError("a fault of ours")
+        if name == "p6":
+            threading.Event().wait()
         return super().read(name)

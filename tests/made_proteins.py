@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-SEQUENCE = "MKLAVESTGG"
-RESIDUES = ("MET", "LYS", "LEU", "ALA", "VAL", "GLU", "SER", "THR", "GLY", "GLY")
+from made_chains import SEQUENCE, THREE, pdb_atom
+
 ALIGNMENT = f">q\n{SEQUENCE}\n>h\nMKLAVESTG-\n"
 STRUCTURE = "".join(
-    f"ATOM  {i:5d}  CA  {residue} A {i:3d}    {3.8 * i:8.3f}{0:8.3f}{0:8.3f}  1.00 {10 * i - 5:5.2f}\n"
-    f"ATOM  {i:5d}  C   {residue} A {i:3d}    {3.8 * i:8.3f}{1:8.3f}{0:8.3f}  1.00 20.00\n"
-    for i, residue in enumerate(RESIDUES, start=1)
+    pdb_atom("CA", THREE[letter], i, (3.8 * i, 0, 0), b_factor=10 * i - 5)
+    + pdb_atom("C", THREE[letter], i, (3.8 * i, 1, 0))
+    for i, letter in enumerate(SEQUENCE, start=1)
 )
 
 

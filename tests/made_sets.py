@@ -1,10 +1,11 @@
-"""Small sets of proteins on disk, in the plain layout of raw files."""
+"""Small sets of random proteins on disk, in the plain layout of raw files."""
 
 from pathlib import Path
 
+import made_proteins
 import numpy as np
+from made_chains import THREE, pdb_atom
 
-RESIDUES = ("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU", "LYS", "MET", "PHE")
 LETTERS = "ARNDCQEGHILKMF"
 
 
@@ -14,12 +15,10 @@ def write_raw_set(root: Path, names, *, templates=(), broken=(), index: str | No
     for number, name in enumerate(names):
         rng = np.random.default_rng(number)
         length = int(rng.integers(6, 14))
-        folder = root / name
-        folder.mkdir()
-        (folder / "msa.a3m").write_text(_alignment(rng, length, broken=name in broken))
-        (folder / "structure.pdb").write_text(_structure(rng, length))
+        alignment = _alignment(rng, length, broken=name in broken)
+        made_proteins.add(root, name, alignment=alignment, structure=_structure(rng, length))
         if name in templates:
-            np.savez(folder / "templates.npz", **_templates(rng, length))
+            np.savez(root / name / "templates.npz", **_templates(rng, length))
     if index is not None:
         (root / "index.csv").write_text(index)
     return root
@@ -36,15 +35,12 @@ def _alignment(rng: np.random.Generator, length: int, *, broken: bool) -> str:
 
 def _structure(rng: np.random.Generator, length: int) -> str:
     """Backbone atoms of a chain whose third residue was not observed."""
-    atoms = []
-    for residue in range(length):
-        for atom in ("N", "CA", "C"):
-            x, y, z = rng.uniform(-50, 50, 3)
-            atoms.append(
-                f"ATOM  {len(atoms) + 1:5d}  {atom:<3} {RESIDUES[residue]} A{residue + 1:4d}    "
-                f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00{rng.uniform(5, 99):6.2f}           {atom[0]}\n"
-            )
-    return "".join(line for line in atoms if int(line[22:26]) != 3)
+    return "".join(
+        pdb_atom(atom, THREE[letter], number, rng.uniform(-50, 50, 3), b_factor=rng.uniform(5, 99))
+        for number, letter in enumerate(LETTERS[:length], 1)
+        for atom in ("N", "CA", "C")
+        if number != 3
+    )
 
 
 def _templates(rng: np.random.Generator, length: int, count: int = 2) -> dict[str, np.ndarray]:
@@ -54,20 +50,3 @@ def _templates(rng: np.random.Generator, length: int, count: int = 2) -> dict[st
         "template_all_atom_positions": rng.normal(size=(count, length, 37, 3)).astype(np.float32),
         "template_all_atom_masks": mask,
     }
-
-
-def assert_same_protein(one, other):
-    """The same to the bit, also in dtypes and shapes."""
-    assert type(one) is type(other)
-    assert vars(one).keys() == vars(other).keys()
-    for name, value in vars(one).items():
-        found = getattr(other, name)
-        if isinstance(value, np.ndarray):
-            assert (found.dtype, found.shape) == (value.dtype, value.shape), name
-            assert found.tobytes() == value.tobytes(), name
-            assert found.flags.c_contiguous, name
-            assert not found.flags.writeable, name
-        elif hasattr(value, "__dataclass_fields__"):
-            assert_same_protein(value, found)
-        else:
-            assert (type(found), found) == (type(value), value), name

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-NAMES = "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL"
-THREE = dict(zip("ARNDCQEGHILKMFPSTWYV", NAMES.split(), strict=True)) | {"X": "UNK"}
+from made_chains import THREE
+
 ATOM_COLUMNS = (
     "group_PDB id type_symbol label_atom_id label_alt_id label_comp_id label_asym_id label_entity_id label_seq_id "
     "pdbx_PDB_ins_code Cartn_x Cartn_y Cartn_z occupancy B_iso_or_equiv pdbx_formal_charge auth_seq_id auth_comp_id "

@@ -11,8 +11,13 @@ DEVICES = 4
 PATIENCE = 200  # seconds; nothing here measures time
 
 
-def run_together(script: Path, processes: int, arguments: Callable[[int], Sequence[str]]) -> list[str]:
-    """Runs `script` in `processes` processes with the arguments of each, and returns what they printed."""
+def run_together(
+    script: Path, processes: int, arguments: Callable[[int], Sequence[str]], *, code: int = 0
+) -> list[str]:
+    """Runs `script` in `processes` processes with the arguments of each, and returns what they printed.
+
+    All must end with the exit code `code`.
+    """
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
     started = [
@@ -29,7 +34,7 @@ def run_together(script: Path, processes: int, arguments: Callable[[int], Sequen
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0] * processes
+    assert [process.returncode for process in started] == [code] * processes
     return outputs
 
 

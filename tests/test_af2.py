@@ -13,7 +13,7 @@ from evotrain.checks import check, resolve_mesh
 from evotrain.compose import compose
 from evotrain.data.pipeline import batch_shapes
 from evotrain.data.sources import open_source
-from evotrain.parallel.mesh import batch_sharding, make_mesh
+from evotrain.parallel.mesh import make_mesh
 from evotrain.state import TrainState, abstract_state
 from evotrain.step import train_step
 from evotrain.train import train
@@ -75,5 +75,5 @@ def program(experiment: str, repository: Path) -> tuple[Any, TrainState, dict[st
     check(config, jax.device_count())
     config = replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
     mesh = make_mesh(config.mesh)
-    batch = batch_shapes(open_source(config), config.batch_size, batch_sharding(mesh))
+    batch = batch_shapes(open_source(config), config, mesh)
     return train_step(config, mesh), abstract_state(config, mesh), batch

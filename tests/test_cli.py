@@ -145,7 +145,9 @@ def test_evaluation_says_how_many_examples_there_were(monkeypatch, tmp_path, cap
             return Report({"loss": 0.5, "contact/chance": math.nan}, None, [], [{"name": "a", "loss": 0.5}])
 
     def five_at_most(config):
-        return types.SimpleNamespace(held_out=min(5, config.data.eval_examples), description="families")
+        return types.SimpleNamespace(
+            held_out=min(5, config.data.eval_examples), description="families", fingerprints={}
+        )
 
     monkeypatch.setattr(evaluate, "open_source", five_at_most)
     monkeypatch.setattr(evaluate, "Evaluation", Judge)

@@ -76,6 +76,7 @@ def test_a_mistake_is_one_sentence(overrides, sentence):
         ([*PREPARE, "data.crop=8"], "data.crop=8 changes nothing in command=prepare"),
         ([*PREPARE, "seed=8"], "seed=8 changes nothing in command=prepare"),
         (["command=prepare", *DISTILLATION, "prepare.out=/y"], "reads proteins from files, not data=mixture"),
+        ([*PREPARE, "data=af2"], "data=af2 changes nothing in command=prepare, which takes prepare.… and data.root, "),
     ],
 )
 def test_prepare_takes_its_own_keys_only(overrides, sentence):

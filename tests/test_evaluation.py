@@ -1,11 +1,14 @@
 """The mean over held-out examples, whatever the batches that they come in; the model is replaced by sums."""
 
+import threading
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from evotrain.compose import compose
 from evotrain.data.sources import open_source
+from evotrain.errors import DataError
 from evotrain.evaluation import Evaluation
 from evotrain.parallel.mesh import make_mesh
 
@@ -13,8 +16,8 @@ EXAMPLES = 6
 OVERRIDES = ["data.crop=32", "data.msa_clusters=16", f"data.eval_examples={EXAMPLES}", "mesh.data=1"]
 
 
-def evaluation(batch_size: int, change=lambda source: source) -> Evaluation:
-    config = compose([*OVERRIDES, f"batch_size={batch_size}"])
+def evaluation(batch_size: int, change=lambda source: source, *overrides: str) -> Evaluation:
+    config = compose([*OVERRIDES, f"batch_size={batch_size}", *overrides])
 
     def step(weight, batch):
         """A loss of each example, and maps in which the true contacts rank first if `weight` is positive."""
@@ -54,6 +57,16 @@ def test_the_baseline_is_computed_once(monkeypatch):
     assert second.metrics == first.metrics
     assert len(calls) == 1  # for the picture
     assert second.pictured.name == first.pictured.name
+
+
+def test_an_example_that_hangs_ends_the_evaluation_with_its_name():
+    def changed(source):
+        evaluate = source.evaluate
+        source.evaluate = lambda index: threading.Event().wait() if index == 4 else evaluate(index)
+        return source
+
+    with pytest.raises(DataError, match=r"^held-out example 4 \(family-0-2-4\) is not ready after 0\.05 minutes: "):
+        evaluation(4, changed, "data.timeout=0.05").run(1.0)
 
 
 def test_examples_that_could_not_be_read_are_counted_and_named():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from evotrain.compose import register_schema
 
 PATIENCE = 60  # seconds that a started program may take at most; nothing here measures time
 
@@ -191,6 +197,54 @@ def test_slurm_prepares_a_share_of_the_files_in_each_job_of_an_array(repository:
     )
     assert result.returncode == 3, result.stderr
     assert result.stdout.splitlines() == ["command=prepare", "prepare.shard=2/8", "data.root=a b", "prepare.out=c"]
+
+
+@pytest.mark.slow
+def test_hydra_starts_a_job_for_each_share(repository: Path, tmp_path: Path, user_environment) -> None:
+    """The command of the documentation with two shares, started one after the other by Hydra itself."""
+    text = (repository / "launch" / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"python -m evotrain -m command=prepare .*?\$\(seq .*?\)", text)[0]
+    sample, out = repository / "data" / "sample", tmp_path / "prepared"
+    places = {"python": sys.executable, "DIRECTORY": str(sample), "=prepared": f"={out}", "%g/64 0 63": "%g/2 0 1"}
+    for word, place in places.items():
+        assert command.count(word) == 1
+        command = command.replace(word, place)
+    result = subprocess.run(
+        ["bash", "-c", f"{command} prepare.workers=1 prepare.proteins_per_file=1"],
+        cwd=tmp_path,
+        env=user_environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "3 of 6 files are there, other jobs make the rest." in result.stdout
+    assert result.stdout.count("train on it with") == 1
+    assert json.loads((out / "prepared.json").read_bytes())["complete"]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "overrides", "expected"),
+    [
+        (
+            "hydra_plugins.hydra_submitit_launcher",
+            ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=1440", "hydra.launcher.cpus_per_task=16",
+             "hydra.launcher.mem_per_cpu=4G"],
+            {"timeout_min": 1440, "cpus_per_task": 16, "mem_per_cpu": "4G"},
+        ),
+        ("hydra_plugins.hydra_ray_launcher", ["+sweep=ray"], {"ray.remote.num_cpus": 8}),
+    ],
+)  # fmt: skip
+def test_hydras_launchers_take_what_the_documentation_gives_them(
+    repository: Path, plugin: str, overrides: list[str], expected: dict
+) -> None:
+    pytest.importorskip(plugin)
+    text = (repository / "launch" / "README.md").read_text(encoding="utf-8")
+    assert all(override in text for override in overrides)
+    register_schema()
+    with initialize_config_dir(version_base="1.3", config_dir=str(repository / "conf")):
+        launcher = hydra_compose("train", overrides, return_hydra_config=True).hydra.launcher
+    assert {key: OmegaConf.select(launcher, key) for key in expected} == expected
 
 
 def wait_for(path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from evotrain.config import Config
 from evotrain.trained import implicit_overrides
 
 DOCUMENTS = ("README.md", "data/README.md", "launch/README.md")
+SHARDS = re.compile(r"\$\(seq -s, -f (\S+) (\d+) (\d+)\)")
+LAUNCHER = ("hydra/launcher", "hydra.launcher.", "+sweep=")  # say where trials run, not what they do
 RECIPES = "| command (`python -m evotrain …`) |"
 GPUS_PER_NODE = 8  # of launch/slurm.sh
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,20 +35,30 @@ class Command:
     def trains(self) -> bool:
         return not {"--help", "command=evaluate", "command=prepare"} & {*self.arguments}
 
-    def configs(self) -> list[Config]:
-        """The configuration of its run, or of each trial of its sweep."""
-        flags, overrides = split_arguments(self.arguments)
+    def trials(self) -> list[list[str]]:
+        """The overrides of its run, or of each trial of its sweep."""
+        flags, overrides = split_arguments([word for word in self.arguments if word != "--help"])
         check_sweep(flags, overrides)
         if "-m" not in flags:
-            return [compose(overrides)]
-        keys = [override.partition("=") for override in overrides]
+            return [overrides]
+        keys = [override.partition("=") for override in overrides if not override.startswith(LAUNCHER)]
         choices = [[f"{key}={value}" for value in values.split(",")] for key, _, values in keys]
-        trials = [(compose(trial), trial_name(trial)) for trial in itertools.product(*choices)]
-        return [replace(config, run_dir=f"{config.run_dir}/{name}") for config, name in trials]
+        return [list(trial) for trial in itertools.product(*choices)]
+
+    def configs(self) -> list[Config]:
+        """The configuration of its run, or of each trial of its sweep."""
+        configs = [compose(trial) for trial in self.trials()]
+        if "-m" not in self.arguments:
+            return configs
+        names = [trial_name(trial) for trial in self.trials()]
+        return [
+            replace(config, run_dir=f"{config.run_dir}/{name}") for config, name in zip(configs, names, strict=True)
+        ]
 
 
 def code(text: str) -> list[str]:
     """The lines of fenced and indented code, then the inline code."""
+    text = re.sub(r" *\\\n *", " ", text)  # lines that go on
     fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     rest = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     lines = "\n".join(fenced).splitlines() + re.findall(r"^    (.+)$", rest, re.MULTILINE)
@@ -61,7 +74,8 @@ def recipes(text: str) -> list[str]:
 
 def parse(document: str, text: str) -> Command | None:
     """The command, if it is one of evotrain's that is spelled out."""
-    if "…" in text or "$(" in text or not text.startswith(("python ", "sbatch ")):
+    text = SHARDS.sub(spell_out, text)
+    if "…" in text or not text.startswith(("python ", "sbatch ")):
         return None
     words = shlex.split(text.replace("DIRECTORY", "data/sample"))
     if words[:3] == ["python", "-m", "evotrain"]:
@@ -79,6 +93,12 @@ def parse(document: str, text: str) -> Command | None:
     return None
 
 
+def spell_out(shards: re.Match[str]) -> str:
+    """What the shell puts in the place of `$(seq -s, -f FORMAT FIRST LAST)`."""
+    form, first, last = shards.groups()
+    return ",".join(form.replace("%g", str(number)) for number in range(int(first), int(last) + 1))
+
+
 def commands() -> list[Command]:
     found = []
     for document in DOCUMENTS:
@@ -88,6 +108,17 @@ def commands() -> list[Command]:
 
 
 COMMANDS = commands()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_nothing_of_an_edit_was_left_behind(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    headings = re.findall(r"^#+ +(.+?) *$", prose, re.MULTILINE)
+    assert sorted(set(headings)) == sorted(headings), "a heading stands twice"
+    outside = re.sub(r"<!--.*?-->", "", prose, flags=re.DOTALL)
+    assert "<!--" not in outside, "a comment has no end"
+    assert "-->" not in outside, "a comment has no beginning"
 
 
 def test_the_commands_are_found():
@@ -103,14 +134,20 @@ def test_the_commands_are_found():
     assert "python -m evotrain +experiment=notebook" in texts
     assert "python -m evotrain command=evaluate run_dir=runs/quickstart" in texts
     assert any(" -m " in text.removeprefix("python -m") for text in texts)
+    shards = [command for command in COMMANDS if "-m" in command.arguments and "command=prepare" in command.arguments]
+    assert [len(command.trials()) for command in shards if "+sweep=ray" in command.arguments] == [64]
+    assert len(shards) == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.document}: {command.text}")
-def test_a_command_composes_and_passes_the_checks(command):
-    if not command.trains:
-        _, overrides = split_arguments([word for word in command.arguments if word != "--help"])
-        if "command=prepare" in overrides:
+def test_a_command_composes_and_passes_the_checks(monkeypatch, command):
+    monkeypatch.setattr(shutil, "which", lambda program: program)  # a cluster's
+    if "command=prepare" in command.arguments:
+        trials = command.trials()
+        for overrides in {*map(tuple, (trials[0], trials[-1]))}:
             check_prepare(compose([*implicit_overrides(overrides), *overrides]), overrides)
+    if not command.trains:
+        assert command.trials()
         return
     for config in command.configs():
         check(config, config.mesh.simulate or command.devices)

@@ -80,6 +80,33 @@ def test_what_a_prediction_has_no_use_for(tmp_path, given, sentence):
     assert sentence in str(error.value)
 
 
+MIXTURE = ["data=mixture", "data.sets.a.root=/a", "data.sets.a.weight=1"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "block_deletions=0", "block_fraction=0.1", "spatial_crop=0.5", "weigh_length=true", "weigh_cluster=true",
+        "released_before=2018-04-30", "max_resolution=9", "max_repeat=0.8",
+    ],
+)  # fmt: skip
+def test_what_an_evaluation_has_no_use_for(tmp_path, key):
+    (tmp_path / "config.yaml").write_text(to_yaml(compose(RUN)), encoding="utf-8")
+    of_a_set = not key.startswith(("block", "spatial"))
+    for given in [["data=msa_dir", "data.root=/x", f"data.{key}"], *([[*MIXTURE, f"data.sets.a.{key}"]] * of_a_set)]:
+        overrides = ["command=evaluate", f"run_dir={tmp_path}", *given]
+        with pytest.raises(ConfigError) as error:
+            config_for_use(schema(compose(overrides)), overrides)
+        assert str(error.value) == f"{given[-1]} changes nothing in command=evaluate: leave it out."
+
+
+def test_an_evaluation_chooses_what_is_held_out(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(compose(RUN)), encoding="utf-8")
+    overrides = ["command=evaluate", f"run_dir={tmp_path}", *MIXTURE, "data.sets.a.min_plddt=50"]
+    config = config_for_use(schema(compose(overrides)), overrides)
+    assert (config.data.sets["a"].min_plddt, config.data.crop) == (50, 40)
+
+
 def test_nothing_trained_is_named():
     with pytest.raises(ConfigError, match=r"write run_dir=runs/NAME, or predict.weights=params.npz"):
         predict()

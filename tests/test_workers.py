@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worker_sources import NumberSource, SurroundingsSource, TroubledSource
+from worker_sources import LargeSource, NumberSource, SurroundingsSource, TroubledSource
 
 from evotrain.data.sources import Source
 from evotrain.errors import DataError
-from evotrain.workers import Workers
+from evotrain.workers import Workers, available_cores
 
 PATIENCE = 60.0  # seconds; no test waits for it to pass
 KINDS = pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
@@ -123,6 +123,41 @@ def test_a_worker_is_out_of_the_terminals_reach_and_knows_no_jax():
 
 
 @KINDS
+def test_all_of_several_in_order_and_no_further_ahead_than_asked(processes):
+    asked: list[int] = []
+    with opened(NumberSource(), processes=processes, count=2) as (workers, _):
+        found = workers.run_all((asked.append(index) or index for index in range(9)), ahead=3)
+        assert next(found)["index"] == 0
+        assert asked == [0, 1, 2, 3]
+        assert [int(example["index"]) for example in found] == list(range(1, 9))
+
+
+@KINDS
+def test_one_of_several_that_fails_is_met_at_its_turn(processes, tmp_path):
+    with opened(TroubledSource(tmp_path, {2: "no data"}), processes=processes, count=2) as (workers, _):
+        found = workers.run_all(range(9), ahead=3)
+        assert [int(next(found)["index"]) for _ in range(2)] == [0, 1]
+        with pytest.raises(DataError, match="number-2"):
+            next(found)
+
+
+def test_a_worker_takes_more_than_a_pipe_holds():
+    """A large work is sent to a process that listens: before that, nobody would notice one that never starts."""
+    with opened(LargeSource(np.arange(2**20)), processes=True) as (workers, _):
+        assert workers.run(0)["sum"] == 2**20 * (2**20 - 1) // 2
+
+
+def test_a_process_that_never_starts_is_given_up(monkeypatch):
+    """However large the work is that waits for it."""
+    monkeypatch.setattr("evotrain.workers.PROGRAM", "import threading; threading.Event().wait()")
+    monkeypatch.setattr("evotrain.workers.START_SECONDS", 0.1)
+    with opened(LargeSource(np.arange(2**20)), processes=True) as (workers, warnings):
+        with pytest.raises(DataError, match="^3 worker processes died preparing example 0 "):
+            workers.run(0)
+        assert len(warnings) == 2
+
+
+@KINDS
 def test_closing_ends_what_is_under_way(processes, tmp_path, monkeypatch):
     monkeypatch.setattr("evotrain.workers.GRACE_SECONDS", 1)
     with ThreadPoolExecutor(1) as thread:
@@ -146,13 +181,24 @@ def test_nothing_is_left_behind():
             os.kill(pid, 0)
 
 
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    """A cluster gives a job a part of a machine."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert available_cores() == 2
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert available_cores() == 64
+
+
 PROGRAM = """
 import sys
 from pathlib import Path
 from worker_sources import TroubledSource
 from evotrain.workers import Workers
 source = TroubledSource(Path("."), {0: "hangs"})
-Workers(source.train, count=1, processes=True, named=str, deadly="", warn=print).run(0)
+Workers(
+    source.train, count=1, processes=True, named=str, minutes=10, late="", deadly="", warn=print
+).run(0)
 """
 
 

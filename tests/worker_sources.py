@@ -15,7 +15,7 @@ from evotrain.errors import DataError
 class NumberSource:
     """Example `index` holds it, in arrays of several kinds."""
 
-    held_out, description, fingerprint = 0, "numbers", ""
+    held_out, description, fingerprints = 0, "numbers", {}
 
     def name(self, index: int) -> str:
         return f"number-{index}"
@@ -66,6 +66,16 @@ class SurroundingsSource(NumberSource):
             "group": np.asarray(os.getpgrp()),
             "jax": np.asarray("jax" in sys.modules),
         }
+
+
+class LargeSource(NumberSource):
+    """Holds numbers and tells their sum."""
+
+    def __init__(self, numbers: np.ndarray):
+        self._numbers = numbers
+
+    def train(self, index: int) -> Example:
+        return {"sum": self._numbers.sum()}
 
 
 class AwaitedSource(NumberSource):

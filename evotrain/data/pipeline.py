@@ -4,11 +4,10 @@ The batch at example count e holds the examples e … e + batch_size − 1, what
 A process prepares the rows that its devices hold and no others.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Self
 
 import grain
 import jax
@@ -16,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evotrain.config import Config
+from evotrain.data.reading import readers
 from evotrain.data.sources import HOST_KEYS, Example, Source
 from evotrain.parallel.mesh import batch_sharding
-from evotrain.workers import Workers
+from evotrain.workers import available_cores
 
 MANY_STEPS = 2**40  # no run ends for want of examples
 
@@ -51,17 +51,14 @@ class Batches:
         self._sharding = batch_sharding(mesh)
         self._rows = local_rows(self._sharding, config.batch_size)
         window = config.data.prefetch * len(self._rows)
-        self._processes = config.data.workers > 0
-        self._count = config.data.workers or min(window, os.cpu_count() or 1)
+        self._count = config.data.workers or min(window, available_cores())
         self._warnings: list[str] = []
-        self._workers = Workers(
+        self._workers = readers(
             source.train,
-            count=self._count,
-            processes=self._processes,
+            config.data.timeout,
             named=lambda index: f"example {index} ({source.name(index)})",
-            minutes=config.data.timeout,
-            late="look at its files and at the disk that holds them, or write a larger data.timeout=….",
-            deadly="if memory is short, lower data.workers or data.prefetch; else take this protein out of the data.",
+            count=self._count,
+            processes=config.data.workers > 0,
             warn=self._warnings.append,
         )
         self._timing = Timing(self._workers.run, self._count)
@@ -150,11 +147,13 @@ def to_devices(
     return {name: place(x) for name, x in batch.items() if name not in HOST_KEYS}
 
 
-def batch_shapes(source: Source, batch_size: int, sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(source: Source, config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a training batch, from one example of the source."""
-    example = source.train(0)
+    with readers(source.train, config.data.timeout, named=lambda index: f"example 0 ({source.name(index)})") as workers:
+        example = workers.run(0)
+    sharding = batch_sharding(mesh)
     return {
-        name: jax.ShapeDtypeStruct((batch_size, *np.shape(x)), np.asarray(x).dtype, sharding=sharding)
+        name: jax.ShapeDtypeStruct((config.batch_size, *np.shape(x)), np.asarray(x).dtype, sharding=sharding)
         for name, x in example.items()
         if name not in HOST_KEYS
     }

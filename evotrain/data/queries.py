@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from evotrain.data.formats.alignment import FASTA_SUFFIXES, SUFFIXES, is_aligned_fasta, read_alignment, read_fasta
-from evotrain.data.formats.template_arrays import read_templates
+from evotrain.data.formats.files import split_name
+from evotrain.data.formats.template_arrays import TEMPLATE_FILE, read_templates
 from evotrain.data.protein import NUM_ATOMS, Protein, Templates
 from evotrain.errors import DataError
 
 FOLDER_STEM = "msa"  # of the alignment in a protein's folder, whose name is then the protein's
-TEMPLATE_FILE = "templates.npz"
 LONGEST_NAME = 100  # of a folder
 
 
@@ -55,12 +55,6 @@ def find_queries(path: Path) -> list[Query]:
     return sorted(queries, key=lambda query: query.name)
 
 
-def _split_name(path: Path) -> tuple[str, str]:
-    """The file's name without its suffix, and the suffix without .gz."""
-    name = Path(path.name.removesuffix(".gz"))
-    return name.stem, name.suffix
-
-
 def _list(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
@@ -69,16 +63,16 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _is_query(path: Path) -> bool:
-    return _split_name(path)[1] in SUFFIXES and path.is_file()
+    return split_name(path.name)[1] in SUFFIXES and path.is_file()
 
 
 def _is_of_folder(path: Path) -> bool:
     """Whether the folder's name is that of the protein."""
-    return _split_name(path)[0] == FOLDER_STEM
+    return split_name(path.name)[0] == FOLDER_STEM
 
 
 def _of_file(path: Path) -> list[Query]:
-    stem, suffix = _split_name(path)
+    stem, suffix = split_name(path.name)
     if suffix not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise DataError(

@@ -5,7 +5,6 @@ cannot change it. Beside the features it holds `skipped` (float32, the number of
 the one that it shows) and the strings `name` and `note`, which stay on the host.
 """
 
-import hashlib
 from itertools import permutations
 from typing import NamedTuple, Protocol
 
@@ -15,6 +14,7 @@ from evotrain.config import Config
 from evotrain.data.features.example import ExampleShape, example, example_shape
 from evotrain.data.generated.coevolution import family_size, generate_family, shuffle_columns
 from evotrain.data.generated.synthetic import gaussian_example
+from evotrain.data.reading import readers
 from evotrain.data.sets.sampling import Mixture
 from evotrain.data.sets.selection import Loaded, Selection
 from evotrain.data_config import CoevolutionConfig, MixtureConfig, MsaDirConfig
@@ -43,10 +43,15 @@ class Source(Protocol):
 
     held_out: int  # number of held-out examples
     description: str  # one line for the console
-    fingerprint: str  # of what decides the order of the examples; empty for generated data
+    # Of what decides the order of the examples, by the beginning of a set's keys ("data." or "data.sets.NAME."); empty
+    # for generated data.
+    fingerprints: dict[str, str]
 
     def name(self, index: int) -> str:
         """What training example `index` shows unless that is broken, for messages; no file is read."""
+
+    def held_out_name(self, index: int) -> str:
+        """As `name`, of held-out example `index`."""
 
     def train(self, index: int) -> Example:
         """Training example `index` of the endless stream."""
@@ -56,7 +61,7 @@ class Source(Protocol):
 
 
 def open_source(config: Config) -> Source:
-    """The configured data set.
+    """The configured data set. For `command=evaluate` what concerns training alone, as filters, is left out of account.
 
     Raises:
       DataError: it cannot be used.
@@ -67,16 +72,16 @@ def open_source(config: Config) -> Source:
         case "coevolution":
             return FamilySource(config.data, example_shape(config), config.seed)
         case "msa_dir" | "mixture":
-            return ProteinSource(config.data, example_shape(config), config.seed)
+            training = config.command != "evaluate"
+            return ProteinSource(config.data, example_shape(config), config.seed, training=training)
     raise AssertionError(config.data.source)
 
 
 class SyntheticSource:
     """Gaussian MSA and pair representations of the model's own sizes."""
 
-    fingerprint = ""
-
     def __init__(self, config: Config):
+        self.fingerprints: dict[str, str] = {}
         self._seed = config.seed
         self._sizes = {
             "residues": config.data.crop,
@@ -89,6 +94,8 @@ class SyntheticSource:
 
     def name(self, index: int) -> str:
         return f"gaussian-{index}"
+
+    held_out_name = name
 
     def train(self, index: int) -> Example:
         return self._example((self._seed, TRAIN_FEATURES), index)
@@ -103,9 +110,8 @@ class SyntheticSource:
 class FamilySource:
     """Generated families, a new one at every index."""
 
-    fingerprint = ""
-
     def __init__(self, config: CoevolutionConfig, shape: ExampleShape, seed: int):
+        self.fingerprints: dict[str, str] = {}
         self._config, self._shape, self._seed = config, shape, seed
         self.held_out = config.eval_examples
         length, depth = family_size(config)
@@ -113,6 +119,9 @@ class FamilySource:
 
     def name(self, index: int) -> str:
         return f"family-{self._seed}-{TRAIN_FAMILIES}-{index}"
+
+    def held_out_name(self, index: int) -> str:
+        return f"family-{HELD_OUT_SEED}-{HELD_OUT_FAMILIES}-{index}"
 
     def train(self, index: int) -> Example:
         family = generate_family((self._seed, TRAIN_FAMILIES), index, self._config)
@@ -126,13 +135,14 @@ class FamilySource:
 class ProteinSource:
     """Proteins on disk, of one set or of a mixture of several, each set shuffled anew in every one of its epochs.
 
-    Raises DataError if a set cannot be used or leaves nothing to train on, if none holds anything out, or if no protein
-    of a split can be read.
+    Unless `training`, filters and weights are left out of account, and there need be nothing to train on. Raises
+    DataError if a set cannot be used or leaves nothing to train on, if none holds anything out, or if no protein of a
+    split can be read.
     """
 
-    def __init__(self, config: MsaDirConfig | MixtureConfig, shape: ExampleShape, seed: int):
+    def __init__(self, config: MsaDirConfig | MixtureConfig, shape: ExampleShape, seed: int, *, training: bool = True):
         self._shape, self._seed = shape, seed
-        self._sets = _open_sets(config, seed)
+        self._sets = _open_sets(config, seed, training)
         self._mixture = Mixture([part.weight for part in self._sets])
         # The first of every set, then the second of every set: a few of many are of all sets.
         self._held_out = sorted(
@@ -141,21 +151,29 @@ class ProteinSource:
             for place in range(min(len(part.selection.held_out_ids), config.eval_examples))
         )[: config.eval_examples]
         self.held_out = len(self._held_out)
-        for part in self._sets:
-            part.selection.check()  # if nothing can be read, say so before anything is compiled
+        # If nothing can be read, say so before anything is compiled.
+        with readers(Selection.check, config.timeout, named=_first_proteins) as workers:
+            for part in self._sets:
+                workers.run(part.selection)
 
     @property
     def description(self) -> str:
         return _describe(self._sets)
 
     @property
-    def fingerprint(self) -> str:
-        content = "\n".join(f"{part.weight} {part.selection.fingerprint}" for part in self._sets)
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    def fingerprints(self) -> dict[str, str]:
+        return {
+            f"data.sets.{part.name}." if part.name else "data.": f"{part.weight} {part.selection.fingerprint}"
+            for part in self._sets
+        }
 
     def name(self, index: int) -> str:
         number, place = self._mixture[index]
         return self._sets[number].selection.name(place)
+
+    def held_out_name(self, index: int) -> str:
+        place, number = self._held_out[index]
+        return self._sets[number].selection.held_out_ids[place]
 
     def train(self, index: int) -> Example:
         number, place = self._mixture[index]
@@ -175,23 +193,30 @@ class _MixedSet(NamedTuple):
     selection: Selection
 
 
-def _open_sets(config: MsaDirConfig | MixtureConfig, seed: int) -> list[_MixedSet]:
+def _open_sets(config: MsaDirConfig | MixtureConfig, seed: int, training: bool) -> list[_MixedSet]:
     """The sets sorted by name, each with a seed of its own."""
     if isinstance(config, MsaDirConfig):
-        sets = [_MixedSet("", 1.0, Selection(config, seed, config.only))]
+        sets = [_MixedSet("", 1.0, Selection(config, seed, config.only, training=training))]
     else:
         sets = []
         for number, (name, part) in enumerate(sorted(config.sets.items())):
             try:
-                sets.append(_MixedSet(name, part.weight, Selection(part, (seed + number) % 2**32)))
+                selection = Selection(part, (seed + number) % 2**32, training=training)
             except EvotrainError as error:
                 raise type(error)(f"data.sets.{name}: {error}") from None
+            sets.append(_MixedSet(name, part.weight, selection))
     for part in sets:
-        if not part.selection.train_ids:
+        if training and not part.selection.train_ids:
             raise _nothing_left("train on", [part])
     if not any(part.selection.held_out_ids for part in sets):
         raise _nothing_left("evaluate on", sets)
     return sets
+
+
+def _first_proteins(selection: Selection) -> str:
+    """Those that `Selection.check` reads."""
+    first = [ids[0] for ids in (selection.train_ids, selection.held_out_ids) if ids]
+    return f"{' or '.join(first)} of {selection.root}"
 
 
 def _nothing_left(to: str, sets: list[_MixedSet]) -> DataError:

@@ -89,6 +89,16 @@ def from_process_0(value: Any) -> Any:
     return json.loads(bytes(multihost_utils.broadcast_one_to_all(np.resize(data, size)).astype(np.uint8)))
 
 
+def from_every_process(value: Any) -> list[Any]:
+    """The JSON values that the processes passed, by process, on every process; every process must call it."""
+    if process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    rows = multihost_utils.process_allgather(np.resize(data, sizes.max()))  # padded with anything
+    return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
+
+
 @contextmanager
 def on_process_0() -> Iterator[bool]:
     """Around what process 0 does alone, where the value is true: its EvotrainError is raised on every process.
@@ -104,6 +114,21 @@ def on_process_0() -> Iterator[bool]:
     if failure is not None:
         raise failure
     if sentence is not None:
+        raise RunError(sentence)
+
+
+@contextmanager
+def on_every_process() -> Iterator[None]:
+    """Around what every process does by itself: an EvotrainError of one is raised on every process, with its host."""
+    failure: EvotrainError | None = None
+    try:
+        yield
+    except EvotrainError as error:
+        failure = error
+    told = from_every_process(failure and f"process {_state().process_id}, on {socket.gethostname()}: {failure}")
+    if failure is not None:
+        raise failure
+    for sentence in filter(None, told):
         raise RunError(sentence)
 
 

@@ -9,7 +9,6 @@ prepared.json that the directory is complete.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import count, islice
@@ -22,15 +21,16 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from evotrain.checks_data import shard
 from evotrain.config import Config
 from evotrain.data.sets.index import INDEX_FILE, Index
-from evotrain.data.sets.prepared import FORMAT, SETTINGS, TABLE_FILE, make_table
+from evotrain.data.sets.prepared import FORMAT, TABLE_FILE, make_table
 from evotrain.data.sets.protein_set import PREPARED_FILE
 from evotrain.data.sets.raw import RawSet
-from evotrain.data_config import ProteinSetConfig
+from evotrain.data_config import PREPARED_KEYS, ProteinSetConfig
 from evotrain.errors import ConfigError, DataError
 from evotrain.explain import spell
 from evotrain.prepare.files import as_json, whole, writing
 from evotrain.prepare.readers import Readers, Reading, stat_sources
 from evotrain.prepare.report import Progress, draw, report, show
+from evotrain.workers import available_cores
 
 # A record to a chunk, so that one is read without its neighbours. Level 19 would make files 12 % smaller in seven times
 # the time, brotli:6 files 6 % smaller that are read at a third of the speed.
@@ -43,8 +43,8 @@ def prepare(config: Config) -> None:
 
     Raises:
       ConfigError: `prepare.out` cannot be used, or other settings were used there before.
-      DataError: the raw files cannot be used, or have changed.
-      RunError: the disk is full, or a process is killed again and again.
+      DataError: the raw files cannot be used, or have changed; or one protein takes too long or too much memory.
+      RunError: the disk is full.
     """
     part, parts = shard(config)
     out, root = Path(config.prepare.out), Path(config.data.root)
@@ -57,7 +57,7 @@ def prepare(config: Config) -> None:
         print(f"{out} is prepared already; to prepare it anew, delete it first.")
         return
     todo = [number for number in range(part, files.count, parts) if not files.done(source, number)]
-    workers = min(config.prepare.workers or _cores(), max(1, sum(len(files.names(number)) for number in todo)))
+    workers = min(config.prepare.workers or available_cores(), max(1, sum(len(files.names(number)) for number in todo)))
     progress = Progress(root, out, files=len(todo), proteins=sum(len(files.names(number)) for number in todo))
     with progress, Readers(source, workers, progress.warn) as readers:
         readings = readers.read(name for number in todo for name in files.names(number))
@@ -153,7 +153,7 @@ def _check_places(out: Path, root: Path) -> None:
 def _plan(source: RawSet, config: ProteinSetConfig, proteins_per_file: int) -> dict[str, Any]:
     """What prepared.json says before anything is done, and what every job must agree on."""
     rows = [(name, *source.index.get(name, {}).values()) for name in source.ids]
-    chosen = {name: getattr(config, name) for name in ("root", *SETTINGS)}
+    chosen = {name: getattr(config, name) for name in ("root", *PREPARED_KEYS)}
     settings = {name: value and str(Path(value)) for name, value in chosen.items()}  # without a slash at the end
     return {
         "format": FORMAT,
@@ -230,8 +230,3 @@ def _rows(files: Sequence[Sequence[dict[str, Any]]], index: Index) -> Iterator[d
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(as_json(content)).hexdigest()
-
-
-def _cores() -> int:
-    """CPU cores that this process may use, which a cluster may limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -50,5 +50,5 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def as_json(content: Any) -> bytes:
-    """The same bytes for the same content."""
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
+    """The same bytes for the same content, all ASCII: a path may hold what is no UTF-8."""
+    return (json.dumps(content, indent=1) + "\n").encode()

@@ -4,9 +4,7 @@ A process that is killed, as the operating system does to one that takes too muc
 read again.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ from evotrain.errors import DataError
 from evotrain.workers import Workers
 
 AHEAD = 4  # proteins that wait to be written, for each process
+MINUTES = 30  # for a protein: no file that can be trained on takes nearly so long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +66,14 @@ class Readers:
 
     def __init__(self, source: RawSet, count: int, warn: Callable[[str], None]):
         self._count = count
-        self._threads = ThreadPoolExecutor(count)  # each waits for one process
         self._workers = Workers(
             partial(read_protein, source),
             count=count,
             processes=True,
             named=str,
+            minutes=MINUTES,
+            late="look at its files and at the disk that holds them, or take this protein out of the data. What is "
+            "prepared so far is kept.",
             deadly="if memory is short, give the job more, or write a smaller prepare.workers=…; else take this "
             "protein out of the data. What is prepared so far is kept.",
             warn=warn,
@@ -82,21 +83,13 @@ class Readers:
         """The proteins in the order of `names`, each read somewhat before it is asked for.
 
         Raises:
-          DataError: the processes that read a protein were killed, again and again.
+          DataError: the processes that read a protein were killed, again and again; or it is not read after MINUTES.
         """
-        waiting: deque[Future[Reading]] = deque()
-        for name in names:
-            waiting.append(self._threads.submit(self._workers.run, name))
-            if len(waiting) > AHEAD * self._count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        return self._workers.run_all(names, ahead=AHEAD * self._count)
 
     def close(self) -> None:
         """Ends the processes, in the middle of a protein if need be."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
         self._workers.close()
-        self._threads.shutdown()
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from evotrain.checks import resolve_mesh
 from evotrain.compose import compose
 from evotrain.data.pipeline import batch_shapes
 from evotrain.data.sources import open_source
-from evotrain.parallel.mesh import batch_sharding, make_mesh
+from evotrain.parallel.mesh import make_mesh
 from evotrain.state import abstract_state
 from evotrain.step import gradient_step
 
@@ -30,7 +30,7 @@ def compile_gradient(blocks: int) -> tuple[float, int]:
     config = compose([f"model.blocks={blocks}", "mesh.data=1"])
     mesh = make_mesh(resolve_mesh(config.mesh, jax.device_count()))
     state = abstract_state(config, mesh)
-    batch = batch_shapes(open_source(config), config.batch_size, batch_sharding(mesh))
+    batch = batch_shapes(open_source(config), config, mesh)
     lowered = gradient_step(config, mesh).lower(state.params, batch, state.examples)
     begun = time.perf_counter()
     compiled = lowered.compile()

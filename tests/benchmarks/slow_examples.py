@@ -10,7 +10,7 @@ from evotrain.data.sources import Example
 class SlowExamples:
     """Numbers that take `seconds` each, one in a hundred of them `factor` times as long."""
 
-    held_out, description, fingerprint = 0, "sleeping", ""
+    held_out, description, fingerprints = 0, "sleeping", {}
 
     def __init__(self, seconds: float, factor: float):
         self._seconds, self._factor = seconds, factor

@@ -97,11 +97,17 @@ def test_a_batch_is_spread_over_the_mesh(config, mesh):
 
 
 def test_shapes_are_known_before_the_first_batch(config, mesh):
-    shapes = batch_shapes(open_source(config), BATCH_SIZE, batch_sharding(mesh))
+    shapes = batch_shapes(open_source(config), config, mesh)
     (batch,) = batches(config, mesh, 0, 1)
     assert {name: (x.shape, x.dtype) for name, x in shapes.items()} == {
         name: (x.shape, x.dtype) for name, x in batch.items()
     }
+
+
+def test_the_example_that_tells_the_shapes_has_its_time_too(single, one_shard, tmp_path):
+    changed = replace(single, data=replace(single.data, timeout=0.001))
+    with pytest.raises(DataError, match=r"^example 0 \(number-0\) is not ready after 0\.001 minutes: .*data\.timeout"):
+        batch_shapes(TroubledSource(tmp_path, {0: "hangs"}), changed, one_shard)
 
 
 class Half:
@@ -193,7 +199,7 @@ def one_shard() -> Mesh:
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    monkeypatch.setattr("evotrain.data.pipeline.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("evotrain.data.pipeline.available_cores", lambda: 2)
 
 
 def test_a_slow_example_holds_nobody_up_before_its_turn(single, one_shard, two_threads):

@@ -1,5 +1,6 @@
 """Examples by index: pure functions, apart from the held-out ones, and all proteins in another order each epoch."""
 
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from evotrain.compose import compose
+from evotrain.data.sets.raw import RawSet
+from evotrain.data.sets.selection import Selection
 from evotrain.data.sources import HOST_KEYS, Example, Source, open_source
 from evotrain.errors import DataError
 from evotrain.prepare.command import prepare
@@ -44,6 +47,7 @@ def test_held_out_examples_are_the_same_for_every_seed(name):
     one, other = source(name), source(name, "seed=1")
     for index in range(2):
         assert same(one.evaluate(index).example, other.evaluate(index).example)
+        assert one.held_out_name(index) == str(one.evaluate(index).example["name"])
     assert not same(one.evaluate(0).example, one.evaluate(1).example)
 
 
@@ -140,7 +144,7 @@ def test_a_mixture_shows_every_set_by_its_weight(mixture):
     assert Counter(name[0] for name in names) == {"a": 2000, "b": 6000}
     assert {name for name in names if name[0] == "b"} == {f"b{i}" for i in range(10)}
     held_out = {str(found.evaluate(i).example["name"]) for i in range(found.held_out)}
-    assert held_out
+    assert held_out == {found.held_out_name(i) for i in range(found.held_out)}
     assert not held_out & set(names)
     train, test = (len({name for name in group if name[0] == "a"}) for group in (names, held_out))
     assert found.description == (
@@ -160,10 +164,12 @@ def test_held_out_examples_come_from_every_set_that_has_some(mixture):
 def test_a_mixture_is_the_same_in_whichever_order_its_sets_are_written(mixture):
     other = [*mixture[:5], *mixture[7:], *mixture[5:7]]
     one, two = open_source(compose(mixture)), open_source(compose(other))
-    assert one.fingerprint == two.fingerprint
+    assert one.fingerprints == two.fingerprints
     assert all(same(one.train(i), two.train(i)) for i in range(6))
     heavier = open_source(compose([*mixture, "data.sets.a.weight=2"]))
-    assert heavier.fingerprint != one.fingerprint
+    assert heavier.fingerprints.keys() == one.fingerprints.keys() == {"data.sets.a.", "data.sets.b."}
+    assert heavier.fingerprints["data.sets.a."] != one.fingerprints["data.sets.a."]
+    assert heavier.fingerprints["data.sets.b."] == one.fingerprints["data.sets.b."]
 
 
 def test_a_mixture_without_anything_held_out(mixture, tmp_path):
@@ -217,6 +223,18 @@ def test_one_alignment_file(tmp_path):
     assert str(found.evaluate(0).example["name"]) == "query"
 
 
+def test_an_evaluation_filters_nothing(tmp_path, monkeypatch):
+    """Nor does it need anything to train on, or a column of clusters."""
+    made_proteins.add(tmp_path, "a", "b")
+    made_proteins.add_index(tmp_path, "id,split", "a,val", "b,val")
+    filters = ["released_before=2018-04-30", "max_resolution=9", "weigh_length=true", "weigh_cluster=true"]
+    overrides = ["data=msa_dir", f"data.root={tmp_path}", *(f"data.{each}" for each in filters)]
+    monkeypatch.setattr(RawSet, "facts", lambda *_: pytest.fail("a protein was read"))
+    found = open_source(replace(compose(overrides), command="evaluate"))
+    assert found.held_out == 2
+    assert found.description == "2 proteins, 0 train, 2 held out (by split)"
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_name_is_known_without_its_example(name):
     found = source(name)
@@ -250,10 +268,16 @@ def raw_and_prepared(tmp_path_factory):
 def test_raw_and_prepared_files_give_the_same_examples(raw_and_prepared, settings):
     keys = ["data=msa_dir", "data.crop=8", "data.msa_clusters=4", "data.eval_fraction=0.4", *settings]
     raw, prepared = (open_source(compose([*keys, f"data.root={root}"])) for root in raw_and_prepared)
-    assert raw.fingerprint == prepared.fingerprint
+    assert raw.fingerprints == prepared.fingerprints
     assert raw.held_out == prepared.held_out
     for i in range(2 * 12):
         assert raw.name(i) == prepared.name(i)
         assert same(raw.train(i), prepared.train(i))
     for i in range(raw.held_out):
         assert same(raw.evaluate(i).example, prepared.evaluate(i).example)
+
+
+def test_proteins_that_cannot_be_opened_in_time(mixture, monkeypatch):
+    monkeypatch.setattr(Selection, "check", lambda _: threading.Event().wait())
+    with pytest.raises(DataError, match=r"a\d or a\d of .*/a is not ready after 0\.001 minutes: look at its files"):
+        open_source(compose([*mixture, "data.timeout=0.001"]))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from several_processes import run_together
+from tiny_run import TINY, summary
 
 from evotrain.parallel.reports import Reports
 
@@ -25,3 +26,12 @@ def test_process_0_collects_what_the_others_met():
     assert first == [*(f"process {process} has a torn file" for process in (1, 2, 3)), *same]
     assert second == []
     assert largest == {"time/data_wait": 3, "time/example": 0}
+
+
+@pytest.mark.slow
+def test_process_0_says_what_ended_another(tmp_path):
+    script, run_dir = Path(__file__).with_name("host_failure.py"), tmp_path / "run"
+    overrides = [*TINY, "mesh.data=4", "batch_size=4", "eval_every=0", f"run_dir={run_dir}"]
+    output, _ = run_together(script, 2, lambda _: overrides, code=1)
+    assert "warning: process 1 ended the run: family-0-0-10: its disk is gone.\n" in output
+    assert summary(run_dir)["status"] == "failed"

@@ -1,4 +1,4 @@
-"""Preparing gives the same bytes however the work is cut, goes on after any end, and answers mistakes in a sentence."""
+"""Preparing gives the same bytes however the work is cut, and goes on after any end."""
 
 import gzip
 import json
@@ -8,58 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import tiny_run
 from made_sets import write_raw_set
+from small_jobs import NAMES, content, prepare_set
 
-import evotrain.prepare.command
-from evotrain.config import Config, PrepareConfig
 from evotrain.data.sets.protein_set import PREPARED_FILE, open_set
 from evotrain.data.sets.raw import RawSet
-from evotrain.data_config import MsaDirConfig, ProteinSetConfig
-from evotrain.errors import ConfigError, DataError, RunError
-from evotrain.prepare.command import prepare
+from evotrain.data_config import ProteinSetConfig
+from evotrain.errors import DataError
 from evotrain.prepare.readers import Readers
-
-NAMES = [f"p{number}" for number in range(7)]
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    """Seven proteins, of which one cannot be read; never changed by a test."""
-    return write_raw_set(tmp_path_factory.mktemp("made") / "raw", NAMES, templates=("p1",), broken=("p4",))
-
-
-@pytest.fixture(scope="module")
-def expected(raw, tmp_path_factory):
-    """What one job with one process makes of it, two proteins a file."""
-    out = tmp_path_factory.mktemp("expected") / "out"
-    _prepare(raw, out)
-    return _content(out)
-
-
-def _prepare(root, out, *, shard="0/1", workers=1, proteins_per_file=2, **data):
-    options = {} if out is None else {"out": str(out)}
-    data = MsaDirConfig(root=str(root), crop=8, msa_clusters=4, **data)
-    options |= {"shard": shard, "workers": workers, "proteins_per_file": proteins_per_file}
-    prepare(Config(command="prepare", data=data, prepare=PrepareConfig(**options)))
-
-
-def _content(out):
-    """The bytes of every file, the figure's too (its title names the directory, which must be `out`)."""
-    return {file.name: file.read_bytes() for file in out.iterdir()}
-
-
-def _sentence(error, *arguments, **options):
-    with pytest.raises(error) as caught:
-        _prepare(*arguments, **options)
-    return str(caught.value)
 
 
 def test_what_is_written(raw, expected, tmp_path, capfd):
-    _prepare(raw, tmp_path / "out")
+    prepare_set(raw, tmp_path / "out")
     assert sorted(expected) == [
         "index.npy",
         "lengths.png",
@@ -92,8 +55,8 @@ def test_what_is_written(raw, expected, tmp_path, capfd):
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_bytes_do_not_depend_on_the_processes(raw, expected, tmp_path, workers):
-    _prepare(raw, tmp_path / "out", workers=workers)
-    assert _content(tmp_path / "out") == expected
+    prepare_set(raw, tmp_path / "out", workers=workers)
+    assert content(tmp_path / "out") == expected
 
 
 @pytest.mark.parametrize("shards", [["0/3", "1/3", "2/3"], ["1/2", "0/2"], [f"{part}/6" for part in range(6)]])
@@ -103,8 +66,8 @@ def test_jobs_together_make_what_one_makes(raw, expected, tmp_path, shards, capf
         if 0 < len(list(out.glob("*.array_record"))) < 4:
             with pytest.raises(DataError, match=r"is not completely prepared: give the same command=prepare again"):
                 open_set(ProteinSetConfig(root=str(out)))
-        _prepare(raw, out, shard=shard)
-    assert _content(out) == expected
+        prepare_set(raw, out, shard=shard)
+    assert content(out) == expected
     shown = capfd.readouterr().out
     assert shown.count("other jobs make the rest.") == min(len(shards), 4) - 1
     assert shown.count("train on it") == 1
@@ -112,23 +75,34 @@ def test_jobs_together_make_what_one_makes(raw, expected, tmp_path, shards, capf
 
 
 def test_the_fingerprint_is_that_of_the_proteins(raw, expected, tmp_path):
-    _prepare(raw, tmp_path / "out", proteins_per_file=1024)
+    prepare_set(raw, tmp_path / "out", proteins_per_file=1024)
     fingerprints = [
-        json.loads(data)["fingerprint"] for data in (expected[PREPARED_FILE], _content(tmp_path / "out")[PREPARED_FILE])
+        json.loads(data)["fingerprint"] for data in (expected[PREPARED_FILE], content(tmp_path / "out")[PREPARED_FILE])
     ]
     assert fingerprints[0] == fingerprints[1]
     changed = write_raw_set(tmp_path / "changed", NAMES, templates=("p1", "p2"), broken=("p4",))
-    _prepare(changed, tmp_path / "other")
+    prepare_set(changed, tmp_path / "other")
     assert json.loads((tmp_path / "other" / PREPARED_FILE).read_bytes())["fingerprint"] != fingerprints[0]
+
+
+def test_a_name_that_is_no_text(tmp_path, capfd):
+    name = os.fsdecode(b"p\xff")
+    raw, out = write_raw_set(tmp_path / "raw", [*NAMES, name, "größe"]), tmp_path / "out"
+    prepare_set(raw, out)
+    assert open_set(ProteinSetConfig(root=str(out))).ids == ["größe", *NAMES]
+    assert json.loads((out / "report.json").read_bytes())["left_out"] == {
+        "p\\xff": "has a name that is no UTF-8: rename it"
+    }
+    capfd.readouterr().out.encode()
 
 
 def test_a_finished_directory_stays_as_it_is(raw, expected, tmp_path, capfd):
     out = tmp_path / "out"
-    _prepare(raw, out)
+    prepare_set(raw, out)
     capfd.readouterr()
-    _prepare(raw, out)
+    prepare_set(raw, out)
     assert capfd.readouterr().out == f"{out} is prepared already; to prepare it anew, delete it first.\n"
-    assert _content(out) == expected
+    assert content(out) == expected
 
 
 def test_it_goes_on_after_an_interruption(raw, expected, tmp_path, monkeypatch, capfd):
@@ -143,16 +117,16 @@ def test_it_goes_on_after_an_interruption(raw, expected, tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Readers, "read", read_some)
-        _prepare(raw, out)
+        prepare_set(raw, out)
     files = sorted(file.name for file in out.iterdir())
     first = "proteins-00000-of-00004"
     assert files == [PREPARED_FILE, f"{first}.array_record", f"{first}.json"]  # whole files only
     assert "1 of 4 files are written; the same command makes the others." in capfd.readouterr().out
     (out / ".proteins-00001-of-00004.array_record.elsewhere-1.tmp").touch()  # of a job that was killed
     before = (out / f"{first}.array_record").stat().st_mtime_ns
-    _prepare(raw, out, workers=2)
+    prepare_set(raw, out, workers=2)
     assert (out / f"{first}.array_record").stat().st_mtime_ns == before
-    assert _content(out) == expected
+    assert content(out) == expected
 
 
 @pytest.mark.slow
@@ -160,7 +134,7 @@ def test_it_goes_on_after_an_interruption(raw, expected, tmp_path, monkeypatch, 
 def test_it_goes_on_after_the_end_of_its_process(tmp_path, user_environment, number):
     names = [f"p{number:03d}" for number in range(150)]
     raw = write_raw_set(tmp_path / "raw", names)
-    _prepare(raw, tmp_path / "whole" / "out")
+    prepare_set(raw, tmp_path / "whole" / "out")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "evotrain", "command=prepare", f"data.root={raw}", f"prepare.out={out}"]
     command += ["prepare.proteins_per_file=2", "prepare.workers=2"]
@@ -175,136 +149,18 @@ def test_it_goes_on_after_the_end_of_its_process(tmp_path, user_environment, num
         assert "Traceback" not in shown
         assert not list(out.glob(".*.tmp"))
     assert json.loads((out / PREPARED_FILE).read_bytes())["complete"] is False
-    _prepare(raw, out)
-    assert _content(out) == _content(tmp_path / "whole" / "out")
+    prepare_set(raw, out)
+    assert content(out) == content(tmp_path / "whole" / "out")
 
 
 def test_files_that_were_lost_are_made_again(raw, expected, tmp_path):
     out = tmp_path / "out"
-    _prepare(raw, out, shard="0/2")
+    prepare_set(raw, out, shard="0/2")
     path = out / "proteins-00002-of-00004.array_record"
     path.write_bytes(path.read_bytes()[:100])
     (out / "proteins-00000-of-00004.array_record").unlink()
-    _prepare(raw, out)
-    assert _content(out) == expected
-
-
-def test_mistakes_with_directories(raw, expected, tmp_path):
-    out = tmp_path / "out"
-    assert _sentence(ConfigError, raw, raw) == (
-        f"prepare.out={raw} is data.root={raw}, which is only read: write another directory."
-    )
-    assert _sentence(ConfigError, raw, raw / "p1") == (
-        f"prepare.out={raw / 'p1'} lies in data.root={raw}, which is only read: write another directory."
-    )
-    (tmp_path / "link").symlink_to(raw)
-    assert "which is only read" in _sentence(ConfigError, raw, tmp_path / "link" / "new")
-    assert not (raw / "new").exists()
-    out.mkdir()
-    (out / "notes.txt").touch()
-    assert _sentence(ConfigError, raw, out) == (
-        f"prepare.out={out} holds something else (notes.txt): write a new or an empty directory."
-    )
-    assert f"prepare.out={raw.parent} holds something else" in _sentence(ConfigError, raw, raw.parent)
-    (out / "notes.txt").unlink()
-    _prepare(raw, out)
-    assert _sentence(ConfigError, out, tmp_path / "again") == (
-        f"data.root={out} is prepared already: train on it, or name the raw files."
-    )
-    assert "no such directory" in _sentence(DataError, tmp_path / "nowhere", tmp_path / "new")
-
-
-@pytest.mark.parametrize("shard", ["", "1", "2/2", "-1/2", "0/0", "a/b", "1/2/3", "1.0/2"])
-def test_shards_that_do_not_exist(raw, tmp_path, shard):
-    assert _sentence(ConfigError, raw, tmp_path / "out", shard=shard) == (
-        f"prepare.shard={shard} is no part of the work: write i/n with i from 0 to n - 1, as in 0/8."
-    )
-    assert not (tmp_path / "out").exists()
-
-
-def test_settings_that_changed(raw, tmp_path):
-    out, structures = tmp_path / "out", tmp_path / "structures"
-    structures.mkdir()
-    _prepare(raw, out, shard="0/2")
-    assert _sentence(ConfigError, raw, out, proteins_per_file=3) == (
-        f"{out} was begun with prepare.proteins_per_file=2, not 3: write the same again, or another prepare.out."
-    )
-    assert _sentence(ConfigError, raw, out, structures=str(structures)) == (
-        f"{out} was begun with data.structures=null, not {structures}: write the same again, or another prepare.out."
-    )
-    manifest = json.loads((out / PREPARED_FILE).read_bytes())
-    (out / PREPARED_FILE).write_text(json.dumps(manifest | {"format": 0}))
-    assert _sentence(ConfigError, raw, out) == (
-        f"{out} was begun by another version of evotrain: delete it, or write another prepare.out."
-    )
-
-
-@pytest.mark.parametrize("change", ["added", "removed", "index"])
-def test_proteins_that_changed(tmp_path, change):
-    raw, out = write_raw_set(tmp_path / "raw", NAMES), tmp_path / "out"
-    _prepare(raw, out, shard="0/2")
-    if change == "added":
-        write_raw_set(raw, ["p2b"])
-    elif change == "removed":
-        (raw / "p2" / "structure.pdb").unlink()
-    else:
-        (raw / "index.csv").write_text("id,split\np1,val\n")
-    assert _sentence(DataError, raw, out) == (
-        f"{raw}: its proteins or its index.csv have changed since {out} was begun: write another prepare.out, or "
-        "delete this one to start over."
-    )
-
-
-def test_files_that_changed(tmp_path):
-    raw, out = write_raw_set(tmp_path / "raw", NAMES), tmp_path / "out"
-    _prepare(raw, out, shard="0/2")
-    alignment = raw / "p5" / "msa.a3m"
-    alignment.write_text(alignment.read_text() + ">more\n" + alignment.read_text().splitlines()[1] + "\n")
-    note = out / "proteins-00002-of-00004.json"
-    assert _sentence(DataError, raw, out) == (
-        f"{raw}: files of p4 to p5 have changed since proteins-00002-of-00004.array_record was made of them: delete "
-        f"{note} and start again."
-    )
-    note.unlink()
-    _prepare(raw, out)
-    assert open_set(ProteinSetConfig(root=str(out))).facts("p5") == RawSet(ProteinSetConfig(root=str(raw))).facts("p5")
-
-
-class _FullDisk:
-    """As ArrayRecord's writer says that the disk is full: sometimes only when it is closed."""
-
-    def __init__(self, path, options):
-        Path(path).touch()
-
-    def write(self, record):
-        pass
-
-    def close(self):
-        raise RuntimeError("write() failed: No space left on device; writing proteins; at byte 0")
-
-
-def test_a_full_disk(raw, expected, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    with monkeypatch.context() as patched:
-        patched.setattr(evotrain.prepare.command, "ArrayRecordWriter", _FullDisk)
-        assert _sentence(RunError, raw, out) == (
-            f"cannot write {out / 'proteins-00000-of-00004.array_record'}: the disk is full: free some space and start "
-            "the same command again, it continues by itself"
-        )
-    assert [file.name for file in out.iterdir()] == [PREPARED_FILE]
-    _prepare(raw, out)
-    assert _content(out) == expected
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_that_may_not_be_written(raw, tmp_path):
-    tmp_path.chmod(0o500)
-    assert "choose a prepare.out=… that you may write to" in _sentence(RunError, raw, tmp_path / "out")
-
-
-def test_a_path_that_is_a_file(raw, tmp_path):
-    (tmp_path / "file").touch()
-    assert "choose another prepare.out=…" in _sentence(RunError, raw, tmp_path / "file" / "out")
+    prepare_set(raw, out)
+    assert content(out) == expected
 
 
 def test_no_accelerator_is_touched(user_environment):
@@ -313,14 +169,14 @@ def test_no_accelerator_is_touched(user_environment):
 
 
 @pytest.mark.slow
-def test_a_run_is_the_same_from_raw_files_and_from_prepared_ones(repository, one_device, tmp_path):
+def test_an_experiment_is_the_same_from_raw_files_and_from_prepared_ones(repository, one_device, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     shutil.copytree(repository / "data" / "sample", raw)
     with gzip.open(raw / "sample1" / "msa.a3m.gz", "at") as file:
         file.write("!\n")  # one of its proteins cannot be read
-    _prepare(raw, out)
+    prepare_set(raw, out)
     for name, root in (("from_raw", raw), ("from_prepared", out)):
-        tiny_run.train_tiny(tmp_path / name, "data=msa_dir", f"data.root={root}")
+        tiny_run.train_tiny(tmp_path / name, "+experiment=real_small", f"data.root={root}", "steps=2", "batch_size=4")
     rows = tiny_run.rows(tmp_path / "from_raw")
     assert rows == tiny_run.rows(tmp_path / "from_prepared")
     assert sum(row.get("data/substituted", 0) for row in rows) > 0

@@ -13,8 +13,8 @@ from evotrain.prepare.readers import Readers
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Six proteins, of which p4 cannot be read."""
-    names = [f"p{number}" for number in range(6)]
+    """Seven proteins, of which p4 cannot be read."""
+    names = [f"p{number}" for number in range(7)]
     return write_raw_set(tmp_path_factory.mktemp("made") / "raw", names, broken=("p4",))
 
 
@@ -50,6 +50,15 @@ def test_a_process_that_is_killed_every_time_ends_the_job(raw, tmp_path):
     ):
         list(readers.read(["p0", "p1"]))
     assert len(warnings) == 2
+
+
+def test_a_protein_that_is_never_read_ends_the_job(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr("evotrain.prepare.readers.MINUTES", 0.05)
+    with (
+        pytest.raises(DataError, match=r"^p6 is not ready after 0\.05 minutes: .* What is prepared so far is kept\.$"),
+        Readers(DeadlySet(raw, tmp_path / "marker"), 1, print) as readers,
+    ):
+        list(readers.read(["p0", "p6"]))
 
 
 def test_a_fault_of_ours_shows_where_it_is(raw, tmp_path):

@@ -12,7 +12,9 @@ Residues = slice | np.ndarray
 def contiguous_crop(length: int, crop: int, start: int) -> slice:
     """At most `crop` neighbouring residues (AlphaFold 2, Suppl. 1.2.8).
 
-    `start` is one of the `crop_starts(length, crop)` first residues.
+    `start` is one of the `crop_starts(length, crop)` first residues, all as likely. That deviates from AlphaFold, which
+    draws so only in minibatches whose FAPE is clamped and prefers starts near the N-terminus in the others; here the
+    loss is chosen without regard to the crop.
     """
     return slice(start, min(start + crop, length))
 

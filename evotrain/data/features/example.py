@@ -69,10 +69,10 @@ def example(
     """The features and labels of one example, zero-padded to `shape`. Coordinates are in Å.
 
     The crop is contiguous and begins at a random residue; in training, `shape.spatial_crop` of the crops are instead
-    what is next to a random observed residue in space. With `max_rows` the alignment is a random sample of at most so
-    many rows, the same for all passes. Each pass has its own cluster centres, hidden positions and extra MSA, and in
-    training its own deleted blocks of the alignment. In training a random number of random templates is shown, else
-    the best.
+    what is next to a random observed residue in space. Each pass has its own cluster centres, hidden positions and
+    extra MSA, and in training its own deleted blocks of the alignment; with `max_rows` each shows a random sample of
+    its own, of at most so many of the rows that are left. The profile that hidden positions are replaced from is that
+    of the whole alignment. In training a random number of random templates is shown, else the best.
 
     Returns, float32 where not said otherwise: aatype int32 [N], residue_index int32 [N], seq_mask [N],
     target_feat [N, 22], pseudo_beta [N, 3], pseudo_beta_mask [N]; msa_feat [R, S, N, 49], msa_mask [R, S, N], true_msa
@@ -81,12 +81,8 @@ def example(
     what `labels.structure_labels` returns, and resolution [] in Å, 0 where unknown.
     """
     residues = _choose_residues(protein, rng, shape, training)
-    msa, deletions = protein.msa, protein.deletions
-    if max_rows is not None and max_rows < len(msa):
-        rows = transforms.sample_rows(rng.permutation(len(msa) - 1), max_rows)
-        msa, deletions = msa[rows], deletions[rows]
-    blocks = shape.block_deletions if training else 0
-    passes = _msa_passes(transforms.index_msa(msa, deletions, residues), rng, shape, blocks)
+    indexed = transforms.index_msa(protein.msa, protein.deletions, residues)
+    passes = _msa_passes(indexed, rng, shape, blocks=shape.block_deletions if training else 0, max_rows=max_rows)
 
     single = _residue_features(protein, residues, structure=shape.structure)
     features = passes | {name: _pad(x, shape.crop) for name, x in single.items()}
@@ -127,7 +123,14 @@ def _residue_features(protein: Protein, residues: Residues, *, structure: bool) 
     return features | structure_labels(aatype, positions, mask) if structure else features
 
 
-def _msa_passes(indexed: transforms.IndexedMsa, rng: np.random.Generator, shape: ExampleShape, blocks: int) -> Features:
+def _msa_passes(
+    indexed: transforms.IndexedMsa,
+    rng: np.random.Generator,
+    shape: ExampleShape,
+    *,
+    blocks: int,
+    max_rows: int | None,
+) -> Features:
     """The MSA features of every pass, padded, with a leading dimension of passes."""
     depth = len(indexed.msa)
     kept = np.arange(depth)
@@ -135,7 +138,7 @@ def _msa_passes(indexed: transforms.IndexedMsa, rng: np.random.Generator, shape:
     for i in range(shape.passes):
         if blocks:
             kept = transforms.delete_blocks(depth, rng.integers(depth, size=blocks), shape.block_fraction)
-        for name, x in _msa_features(indexed, kept, rng, shape).items():
+        for name, x in _msa_features(indexed, kept, rng, shape, max_rows).items():
             rows = shape.extra_msa if name.startswith("extra_") else shape.msa_clusters
             if i == 0:
                 stacked[name] = np.zeros((shape.passes, rows, shape.crop, *x.shape[2:]), x.dtype)
@@ -144,10 +147,15 @@ def _msa_passes(indexed: transforms.IndexedMsa, rng: np.random.Generator, shape:
 
 
 def _msa_features(
-    indexed: transforms.IndexedMsa, kept: np.ndarray, rng: np.random.Generator, shape: ExampleShape
+    indexed: transforms.IndexedMsa,
+    kept: np.ndarray,
+    rng: np.random.Generator,
+    shape: ExampleShape,
+    max_rows: int | None,
 ) -> Features:
-    """The MSA features of one pass over the rows `kept`, the query first; not padded."""
-    centres, others = transforms.split_rows(kept, rng.permutation(len(kept) - 1), shape.msa_clusters)
+    """The MSA features of one pass over at most `max_rows` of the rows `kept`, the query first; not padded."""
+    order = rng.permutation(len(kept) - 1)
+    centres, others = transforms.split_rows(kept, order, shape.msa_clusters, max_rows)
     true_msa, deletions = indexed.msa[centres], indexed.deletions[centres]
     hidden = rng.random(true_msa.shape) < shape.mask_fraction
     shown = transforms.mask_msa(true_msa, indexed.profile, hidden, rng.random(true_msa.shape))

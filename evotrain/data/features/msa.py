@@ -25,14 +25,6 @@ _WORD = 64
 _ROWS_AT_A_TIME = 512
 
 
-def sample_rows(order: np.ndarray, most: int) -> np.ndarray:
-    """Row numbers int [most] of a uniform sample of the alignment, the query among them, in the alignment's order.
-
-    `order` is a permutation int [M - 1] of the rows below the query, counted from 0; its first rows are taken.
-    """
-    return np.concatenate([[0], np.sort(order[: most - 1]) + 1])
-
-
 def delete_blocks(depth: int, starts: np.ndarray, fraction: float) -> np.ndarray:
     """MSA block deletion (Suppl. Alg. 1): the row numbers, ascending, that stay of an alignment of `depth` rows.
 
@@ -47,12 +39,15 @@ def delete_blocks(depth: int, starts: np.ndarray, fraction: float) -> np.ndarray
     return np.flatnonzero(keep)
 
 
-def split_rows(rows: np.ndarray, order: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(
+    rows: np.ndarray, order: np.ndarray, clusters: int, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Of `rows`, int [M] with the query first, at most `clusters` cluster centres with the query first, and the rest.
 
-    `order` is a permutation int [M - 1] of the rows below the query, counted from 0.
+    `order` is a permutation int [M - 1] of the rows below the query, counted from 0. With `most` the centres and the
+    rest are together at most so many, the query and the first ones in this order: a uniform sample of the rows.
     """
-    shuffled = np.concatenate([rows[:1], rows[1:][order]])
+    shuffled = np.concatenate([rows[:1], rows[1:][order]])[:most]
     return shuffled[:clusters], shuffled[clusters:]
 
 

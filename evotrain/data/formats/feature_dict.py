@@ -11,12 +11,17 @@ import numpy as np
 
 from evotrain.data.formats.alignment import encode, letters
 from evotrain.data.formats.files import read_arrays
-from evotrain.data.formats.structure import MIN_IDENTITY, Chain
-from evotrain.data.formats.template_arrays import HHBLITS_LETTERS, TEMPLATE_ARRAYS, templates_from_arrays
+from evotrain.data.formats.pairwise import MIN_IDENTITY
+from evotrain.data.formats.structure import Chain
+from evotrain.data.formats.template_arrays import (
+    FROM_HHBLITS,
+    TEMPLATE_ARRAYS,
+    observed_positions,
+    templates_from_arrays,
+)
 from evotrain.data.protein import GAP, NUM_ATOMS, UNKNOWN, Templates
 from evotrain.errors import DataError
 
-_FROM_HHBLITS = encode(HHBLITS_LETTERS)
 _DELETIONS = "deletion_matrix_int"
 _SPARSE = tuple(f"sparse_{_DELETIONS}__{part}" for part in ("shape", "row", "col", "data"))  # Uni-Fold's
 _FEATURES = ("msa", "aatype", "residue_index", _DELETIONS, *_SPARSE, *TEMPLATE_ARRAYS)
@@ -29,7 +34,7 @@ class FeatureDict:
 
     msa: np.ndarray  # uint8 [M, N], 0-19 residues, 20 unknown, 21 gap
     deletions: np.ndarray  # int32 [M, N], residues deleted left of each column
-    residue_index: np.ndarray  # int32 [N]
+    residue_index: np.ndarray  # int32 [N], strictly increasing
     templates: Templates | None
 
     @property
@@ -56,12 +61,10 @@ def read_feature_dict(path: Path) -> FeatureDict:
     length = msa.shape[1]
     if "aatype" in arrays:
         _check_identity(path, "aatype", _aatype(path, "aatype", arrays["aatype"]), msa[0], "the first row of msa", 1.0)
-    residue_index = arrays.get("residue_index", np.arange(length))
-    _check_integers(path, "residue_index", residue_index, (length,))
     return FeatureDict(
         msa=msa,
         deletions=_deletions(path, arrays, msa.shape),
-        residue_index=residue_index.astype(np.int32),
+        residue_index=_residue_index(path, arrays, length),
         templates=templates_from_arrays(path, arrays, length) if "template_aatype" in arrays else None,
     )
 
@@ -82,13 +85,10 @@ def read_labels(path: Path, query: str) -> Chain:
         path, types, _aatype(path, types, arrays[types]), encode(query), "the query of the alignment", MIN_IDENTITY
     )
     length = len(query)
-    mask = _numbers(path, "all_atom_mask", arrays["all_atom_mask"], (length, NUM_ATOMS))
-    positions = _numbers(path, "all_atom_positions", arrays["all_atom_positions"], (length, NUM_ATOMS, 3))
-    positions = np.where(mask[..., None] > 0, positions, 0).astype(np.float32)
-    if not (np.isfinite(positions).all() and np.isin(mask, (0, 1)).all()):
-        raise DataError(f"{path}: an observed atom has no finite coordinates, or a mask is neither 0 nor 1.")
+    mask = _numbers(path, "all_atom_mask", arrays["all_atom_mask"], "biuf", (length, NUM_ATOMS))
+    positions = _numbers(path, "all_atom_positions", arrays["all_atom_positions"], "iuf", (length, NUM_ATOMS, 3))
     return Chain(
-        atom_positions=positions,
+        atom_positions=observed_positions(path, positions, mask),
         atom_mask=mask,
         b_factor=np.zeros(length, np.float32),
         resolution=_resolution(arrays.get("resolution")),
@@ -103,10 +103,21 @@ def _codes(path: Path, msa: np.ndarray) -> np.ndarray:
     _check_integers(path, "msa", msa, msa.shape)
     if not 0 <= msa.min() <= msa.max() <= GAP:
         raise DataError(f"{path}: msa holds values that are no residue types (0 to {UNKNOWN}, {GAP} a gap).")
-    codes = _FROM_HHBLITS[msa]
+    codes = FROM_HHBLITS[msa]
     if (codes[0] == GAP).any():
         raise DataError(f"{path}: the first row of msa has gaps, so it is no query.")
     return codes
+
+
+def _residue_index(path: Path, arrays: dict[str, np.ndarray], length: int) -> np.ndarray:
+    """The residues' numbers int32 [N]; from 0 where the file has none."""
+    if "residue_index" not in arrays:
+        return np.arange(length, dtype=np.int32)
+    _check_integers(path, "residue_index", arrays["residue_index"], (length,))
+    numbers = arrays["residue_index"].astype(np.int32)
+    if (numbers[1:] <= numbers[:-1]).any():
+        raise DataError(f"{path}: residue_index does not increase from residue to residue; give each chain its own.")
+    return numbers
 
 
 def _deletions(path: Path, arrays: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
@@ -132,7 +143,7 @@ def _deletions(path: Path, arrays: dict[str, np.ndarray], shape: tuple[int, ...]
 
 def _aatype(path: Path, name: str, given: np.ndarray) -> np.ndarray:
     """Residue types [N] in AlphaFold's order, from numbers or one-hot [N, 21]."""
-    if given.ndim == 2 and given.shape[1] == UNKNOWN + 1:
+    if given.ndim == 2 and given.shape[1] == UNKNOWN + 1 and given.dtype.kind in "iuf":
         return given.argmax(1)
     _check_integers(path, name, given, (given.size,))
     return given
@@ -149,14 +160,14 @@ def _check_identity(path: Path, name: str, aatype: np.ndarray, codes: np.ndarray
 
 
 def _check_integers(path: Path, name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
-    if x.dtype.kind not in "biu":
+    if x.dtype.kind not in "iu":
         raise DataError(f"{path}: {name} is no array of whole numbers.")
     if x.shape != shape:
         raise DataError(f"{path}: {name} has the shape {list(x.shape)}, expected {list(shape)}.")
 
 
-def _numbers(path: Path, name: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if x.dtype.kind not in "biuf" or x.shape != shape:
+def _numbers(path: Path, name: str, x: np.ndarray, kinds: str, shape: tuple[int, ...]) -> np.ndarray:
+    if x.dtype.kind not in kinds or x.shape != shape:
         raise DataError(f"{path}: {name} is no array of numbers of the shape {list(shape)}.")
     return x.astype(np.float32)
 
@@ -173,5 +184,7 @@ def _date(given: np.ndarray | None) -> str:
     """YYYY-MM-DD, "" where it is absent or written otherwise."""
     if given is None or given.dtype.kind not in "SU" or given.size != 1:
         return ""
-    date = given.astype(np.str_).item()
+    date = given.item()
+    if isinstance(date, bytes):
+        date = date.decode("ascii", "replace")
     return date if re.fullmatch(r"\d{4}-\d\d-\d\d", date) else ""

@@ -13,7 +13,9 @@ from evotrain.data.formats.stockholm import STOCKHOLM, stockholm_rows
 from evotrain.errors import DataError
 
 # An entry of the PDB (or of a database like it) and the author's name of the chain: 1ABC_A, pdb_00001abc_A, 1abc_A/2-9.
-_NAME = re.compile(r"(pdb_[0-9A-Za-z]{8}|[0-9A-Za-z-]+)_([^\s/]+)")
+_ENTRY = r"((?i:pdb)_[0-9A-Za-z]{8}|[0-9A-Za-z-]+)"
+_NAME = re.compile(rf"{_ENTRY}_([^\s/]+)")
+_SHORT_ENTRY = "pdb_0000"  # an entry that has a name of four letters: pdb_00001abc is 1abc
 _SUMMARY = re.compile(r"Aligned_cols=(\d+)\s.*\sSum_probs=(\d+\.?\d*)")
 _MOLECULE = re.compile(r"\bmol:(\S+)")
 _LETTERS = re.compile("[A-Za-z-]*")
@@ -52,6 +54,12 @@ def read_hits(path: Path, query: str) -> list[TemplateHit]:
         f"{path}: is neither an hhr list, which starts with Query, nor a Stockholm alignment; give what HHsearch or "
         f"hmmsearch has written."
     )
+
+
+def entry_of_name(name: str) -> str:
+    """The PDB entry of a hit or of a protein's id, read as names of hits are; the same for 1ABC and pdb_00001abc."""
+    match = re.match(_ENTRY, name)
+    return match[1].lower().removeprefix(_SHORT_ENTRY) if match else name.lower()
 
 
 def _stockholm_hits(path: Path, text: bytes, query: str) -> Iterator[TemplateHit]:

@@ -4,17 +4,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import gemmi
 import numpy as np
 
 from evotrain.data.formats.alignment import encode
+from evotrain.data.formats.pairwise import MIN_IDENTITY, align
 from evotrain.data.formats.polymer import Polymer, read_polymer
 from evotrain.data.protein import NUM_ATOMS, UNKNOWN
 from evotrain.errors import DataError
-
-MIN_IDENTITY = 0.9
-# Cost of opening a gap within a connected chain, where a match counts 1, a mismatch and each residue in a gap -1.
-_GAP_OPEN = -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,36 +56,13 @@ def _pair(query: str, polymer: Polymer) -> list[tuple[int, int]]:
     """
     observed = np.flatnonzero(polymer.atom_mask.any(1))
     is_observed = set(observed.tolist())
-    full = [pair for pair in _align(query, polymer.sequence, polymer.breaks) if pair[1] in is_observed]
+    full = [pair for pair in align(query, polymer.sequence, polymer.breaks) if pair[1] in is_observed]
     if len(observed) == len(polymer.sequence):
         return full
     sequence = "".join(polymer.sequence[place] for place in observed)
     breaks = polymer.breaks[observed] | (np.diff(observed, prepend=-1) > 1)
-    seen = [(row, int(observed[column])) for row, column in _align(query, sequence, breaks)]
+    seen = [(row, int(observed[column])) for row, column in align(query, sequence, breaks)]
     return max(full, seen, key=lambda pairs: _agreement(query, polymer, pairs))
-
-
-def _align(query: str, sequence: str, breaks: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (index in the query, index in the sequence) of a global alignment.
-
-    A stretch of the query may be missing for free at a break (bool [L], before a residue) and at the ends, not
-    elsewhere: letters alone do not tell on which side of a gap a repeated residue stands.
-    """
-    if query == sequence:
-        return [(place, place) for place in range(len(query))]
-    scoring = gemmi.AlignmentScoring()
-    scoring.gapo = _GAP_OPEN
-    gap_open = [0, *(0 if free else _GAP_OPEN for free in breaks[1:]), 0]
-    result = gemmi.align_string_sequences(list(query), list(sequence), gap_open, scoring)
-    pairs, row, column = [], 0, 0
-    rows = result.add_gaps(query, 1)
-    columns = result.add_gaps(sequence, 2)
-    for in_query, in_sequence in zip(rows, columns, strict=True):
-        if in_query != "-" and in_sequence != "-":
-            pairs.append((row, column))
-        row += in_query != "-"
-        column += in_sequence != "-"
-    return pairs
 
 
 def _compare(query: str, polymer: Polymer, pairs: list[tuple[int, int]]) -> tuple[int, int]:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from evotrain.data.formats.alignment import encode
 from evotrain.data.formats.files import read_arrays
-from evotrain.data.protein import GAP, NUM_ATOMS, RESIDUES, UNKNOWN, Templates
+from evotrain.data.protein import GAP, NUM_ATOMS, UNKNOWN, Templates
 from evotrain.errors import DataError
 
 # The order in which HHblits and HHsearch number residues; AlphaFold writes template_aatype in it.
 HHBLITS_LETTERS = "ACDEFGHIKLMNPQRSTVWYX-"
-_FROM_HHBLITS = np.array([f"{RESIDUES}X-".index(letter) for letter in HHBLITS_LETTERS], np.int32)
+FROM_HHBLITS = encode(HHBLITS_LETTERS)
+
+TEMPLATE_FILE = "templates.npz"  # beside an alignment
 
 _AATYPE, _POSITIONS, _SUM_PROBS = "template_aatype", "template_all_atom_positions", "template_sum_probs"
 _MASKS = ("template_all_atom_masks", "template_all_atom_mask")  # AlphaFold's name, and OpenFold's
@@ -46,17 +49,25 @@ def templates_from_arrays(path: Path, arrays: Mapping[str, np.ndarray], length: 
     _check_shapes(path, arrays, count, length)
     aatype = _aatype(path, arrays[_AATYPE])
     mask = arrays[_MASKS[0]].astype(np.float32)
-    # A file may hold anything, also NaN, where no atom was observed.
-    positions = np.where(mask[..., None] > 0, arrays[_POSITIONS], 0).astype(np.float32)
-    if not (np.isfinite(positions).all() and np.isin(mask, (0, 1)).all()):
-        raise DataError(f"{path}: an observed atom has no finite coordinates, or a mask is neither 0 nor 1.")
+    positions = observed_positions(path, arrays[_POSITIONS], mask)
     ranked = np.arange(count)
     if _SUM_PROBS in arrays:
-        ranked = np.argsort(-arrays[_SUM_PROBS].reshape(count), kind="stable")
+        ranked = np.argsort(-arrays[_SUM_PROBS].reshape(count).astype(np.float64), kind="stable")
     ranked = ranked[mask.any((1, 2))[ranked]]
     if not ranked.size:
         return None
     return Templates(aatype=aatype[ranked], atom_positions=positions[ranked], atom_mask=mask[ranked])
+
+
+def observed_positions(path: Path, positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Coordinates float32 [..., 37, 3] with 0 where `mask`, float32 [..., 37], is 0: a file may hold anything there.
+
+    Raises DataError, which names `path`, for others that are not finite, and for a mask of other values than 0 and 1.
+    """
+    positions = np.where(mask[..., None] > 0, positions, 0).astype(np.float32)
+    if not (np.isfinite(positions).all() and np.isin(mask, (0, 1)).all()):
+        raise DataError(f"{path}: an observed atom has no finite coordinates, or a mask is neither 0 nor 1.")
+    return positions
 
 
 def _named(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -68,7 +79,8 @@ def _named(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         raise DataError(f"{path}: has no {missing[0]}; it needs {', '.join(needed)}.")
     found = [name for name in (*needed, _SUM_PROBS) if name in arrays]
     for name in found:
-        if arrays[name].dtype.kind not in "biuf" or not arrays[name].ndim:
+        kinds = "biuf" if name == mask_name else "iuf"
+        if arrays[name].dtype.kind not in kinds or not arrays[name].ndim:
             raise DataError(f"{path}: {name} is no array of numbers.")
     return {_MASKS[0] if name == mask_name else name: arrays[name] for name in found}
 
@@ -89,7 +101,7 @@ def _check_shapes(path: Path, arrays: Mapping[str, np.ndarray], count: int, leng
 def _aatype(path: Path, given: np.ndarray) -> np.ndarray:
     """Residue types int32 [K, N] in AlphaFold's order."""
     if given.ndim == 3:
-        return _FROM_HHBLITS[given.argmax(-1)]
+        return FROM_HHBLITS[given.argmax(-1)].astype(np.int32)
     if given.dtype.kind == "f" or (given.size and not 0 <= given.min() <= given.max() <= GAP):
         raise DataError(
             f"{path}: template_aatype holds values that are no residue types (0 to {UNKNOWN}, {GAP} a gap)."

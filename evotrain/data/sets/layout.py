@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evotrain.data.formats.alignment import SUFFIXES as ALIGNMENT_SUFFIXES
+from evotrain.data.formats.files import patiently, split_name
+from evotrain.data.formats.template_arrays import TEMPLATE_FILE
 from evotrain.errors import DataError
 
-FEATURE_FILE, LABEL_FILE, TEMPLATE_FILE = "features.npz", "labels.npz", "templates.npz"
+FEATURE_FILE, LABEL_FILE = "features.npz", "labels.npz"
 STRUCTURE_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 SUBFOLDERS = ("a3m", "hhr", "msas", "alignments")
 FLAT_ALIGNMENTS = (".a3m", ".a3m.gz")
@@ -38,7 +40,7 @@ DATABASES = {
     "uniclust30": None,  # OpenProteinSet's set of predictions
     "mgnify_hits": 501,
 }
-HIT_FILES = ("pdb70_hits.hhr", "pdb_hits.hhr", "pdb_hits.sto", "hmm_output.sto")  # the first that is there counts
+HIT_FILES = ("pdb70_hits.hhr", "pdb_hits.hhr", "pdb_hits.sto", "hmm_output.sto")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class Files:
     structure: str | None = None
     labels: str | None = None  # in place of a structure
     templates: str | None = None
-    hits: str | None = None
+    hits: str | None = None  # where templates are to be looked up and are not there
     chain: str | None = None  # that the id names, where the structure is of the entry
 
 
@@ -62,10 +64,11 @@ class _Unusable(Exception):
 _Present = dict[str, list[str]]
 
 
-def find_proteins(root: Path, structures: Path | None) -> tuple[dict[str, Files], dict[str, str]]:
+def find_proteins(root: Path, structures: Path | None, *, with_hits: bool) -> tuple[dict[str, Files], dict[str, str]]:
     """The files of each protein by id, and why other folders are none; without an alignment and a structure, neither.
 
-    Lists each folder once. Raises DataError for a directory that cannot be listed or holds no protein.
+    Lists of hits are looked for `with_hits` alone. Lists each folder once. Raises DataError for a directory that cannot
+    be listed or holds no protein, and RunError where the disk or network fails.
     """
     folders, names = _list_root(root)
     elsewhere = {} if structures is None else _list_structures(structures)
@@ -77,12 +80,16 @@ def find_proteins(root: Path, structures: Path | None) -> tuple[dict[str, Files]
             present = _list_folder(root, name) if name in folders else {}
             for key, paths in flat.get(name, {}).items():
                 present.setdefault(key, []).extend(paths)
-            found = _choose(name, present, elsewhere)
+            found = _choose(name, present, elsewhere, with_hits)
         except _Unusable as reason:
-            unusable[name] = str(reason)
+            unusable[_as_text(name)] = str(reason)
             continue
-        if found is not None:
+        if found is None:
+            continue
+        if name == _as_text(name):
             files[name] = found
+        else:
+            unusable[_as_text(name)] = "has a name that is no UTF-8: rename it"
     if not files:
         raise DataError(
             f"data.root={root}: none of its {len(folders)} folders is a protein"
@@ -106,7 +113,12 @@ def entry_of(name: str) -> tuple[str, str] | None:
     return (entry, chain) if underscore and entry and chain else None
 
 
-def _choose(name: str, present: _Present, elsewhere: dict[str, str]) -> Files | None:
+def _as_text(name: str) -> str:
+    r"""The name, with \xff in the place of such bytes as are no UTF-8, which no table, hash or console takes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _choose(name: str, present: _Present, elsewhere: dict[str, str], with_hits: bool) -> Files | None:
     """What counts of the files that are there; None if that is neither an alignment nor a structure."""
     features = structure = labels = chain = None
     if alignment := _only(name, present, _named("msa", ALIGNMENT_SUFFIXES)):
@@ -125,13 +137,14 @@ def _choose(name: str, present: _Present, elsewhere: dict[str, str]) -> Files | 
         raise _Unusable("has no alignment")
     if not aligned:
         return None
+    templates = _only(name, present, (TEMPLATE_FILE,))
     return Files(
         alignments=alignments,
         features=features,
         structure=structure,
         labels=labels,
-        templates=_only(name, present, (TEMPLATE_FILE,)),
-        hits=next((present[file][0] for file in HIT_FILES if file in present), None),
+        templates=templates,
+        hits=_only(name, present, HIT_FILES) if with_hits and templates is None else None,
         chain=chain,
     )
 
@@ -165,9 +178,9 @@ def _find_structure(name: str, elsewhere: dict[str, str]) -> tuple[str, str | No
 def _list_root(root: Path) -> tuple[set[str], list[str]]:
     """Folders and files of the root; of a root that is an alignment, the files beside it with its name."""
     if root.name.endswith(FLAT_ALIGNMENTS) and root.is_file():
-        stem = _stem(root.name)[0]
+        stem = split_name(root.name)[0]
         _, names = _list_directory(root.parent)
-        return set(), [root.name, *(name for name in names if _stem(name) in _structures_of(stem))]
+        return set(), [root.name, *(name for name in names if split_name(name) in _structures_of(stem))]
     try:
         folders, names = _list_directory(root)
     except FileNotFoundError:
@@ -182,7 +195,11 @@ def _structures_of(stem: str) -> list[tuple[str, str]]:
 
 
 def _list_directory(path: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a directory, links followed."""
+    """Names of the folders and of the files in a directory, links followed. Raises as `patiently` does."""
+    return patiently(path, lambda: _scan(path))
+
+
+def _scan(path: Path) -> tuple[list[str], list[str]]:
     folders, names = [], []
     with os.scandir(path) as entries:
         for entry in entries:
@@ -213,7 +230,7 @@ def _flat_files(names: Iterable[str]) -> dict[str, _Present]:
     """The alignments and structures that stand in the root itself by id, as if they were in folders."""
     flat: dict[str, _Present] = {}
     for name in sorted(names):
-        stem, suffix = _stem(name)
+        stem, suffix = split_name(name)
         if suffix == ".a3m":
             flat.setdefault(stem, {}).setdefault("msa.a3m", []).append(name)
         elif suffix in STRUCTURE_SUFFIXES:
@@ -239,16 +256,10 @@ def _list_structures(directory: Path) -> dict[str, str]:
     except OSError as error:
         raise DataError(f"data.structures={directory}: cannot be listed as a directory ({error.strerror}).") from None
     for name, path in paths:
-        found[_stem(name)] = path
+        found[split_name(name)] = path
     return {
         stem: path
         for suffix in reversed(STRUCTURE_SUFFIXES)
         for (stem, of_file), path in found.items()
         if of_file == suffix
     }
-
-
-def _stem(name: str) -> tuple[str, str]:
-    """A file's name without its suffix, and the suffix without .gz."""
-    stem, dot, suffix = name.removesuffix(".gz").rpartition(".")
-    return stem, dot + suffix

@@ -26,13 +26,11 @@ from evotrain.data.sets.index import COLUMNS as SPLIT_COLUMNS
 from evotrain.data.sets.index import Index
 from evotrain.data.sets.protein_set import PREPARED_FILE
 from evotrain.data.sets.records import decode_protein
-from evotrain.data_config import ProteinSetConfig
+from evotrain.data_config import PREPARED_KEYS, ProteinSetConfig
 from evotrain.errors import ConfigError, DataError
 
 FORMAT = 1
 TABLE_FILE = "index.npy"
-# What decided the content of the files when they were prepared, and can decide nothing afterwards.
-SETTINGS = ("structures", "template_structures", "templates_before")
 # Columns of the index. Text is UTF-8, as wide as the longest; a protein that could not be read is in the file -1.
 NUMBERS = {"file": "<i4", "record": "<i4", "length": "<i4", "rows": "<i4", "resolution": "<f8", "repeat": "<f8"}
 TEXTS = ("id", "release_date", *SPLIT_COLUMNS)
@@ -55,7 +53,7 @@ class PreparedSet:
     """
 
     def __init__(self, config: ProteinSetConfig):
-        for name in SETTINGS:
+        for name in PREPARED_KEYS:
             if (value := getattr(config, name)) is not None:
                 raise ConfigError(
                     f"{name}={value} changes nothing for {config.root}, which is prepared: leave it out, or prepare "
@@ -222,9 +220,8 @@ def _read_table(path: Path, count: int) -> np.ndarray:
 
 
 def _bytes(text: str) -> bytes:
-    # Names of folders may be no text. UTF-8 sorts as Python sorts text.
-    return text.encode("utf-8", "surrogateescape")
+    return text.encode()  # UTF-8, which sorts as Python sorts text
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+    return data.decode()

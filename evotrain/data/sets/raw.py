@@ -1,7 +1,8 @@
-"""Real proteins on disk as they come: alignments, structures and templates in files of their own (see `layout`).
+"""Real proteins on disk as they come: alignments, structures and templates in files of their own.
 
-<root>/<id>/msa.a3m[.gz]
-<root>/<id>/structure.cif[.gz]
+<root>/<id>/msa.a3m[.gz]          or another of the layouts that `evotrain.data.sets.layout` describes
+<root>/<id>/structure.cif[.gz]    likewise; also <structures>/<id>.cif or <structures>/<PDB entry>.cif
+<root>/<id>/pdb70_hits.hhr        optional: templates, from <template_structures>/<PDB entry>.cif
 <root>/index.csv                  optional; its columns id, chain, split and cluster are used
 """
 
@@ -13,8 +14,8 @@ import numpy as np
 
 from evotrain.data.formats.alignment import Alignment, merge, read_alignment
 from evotrain.data.formats.feature_dict import FeatureDict, read_feature_dict, read_labels
-from evotrain.data.formats.hits import read_hits
-from evotrain.data.formats.structure import read_chain
+from evotrain.data.formats.hits import entry_of_name, read_hits
+from evotrain.data.formats.structure import Chain, read_chain
 from evotrain.data.formats.template_arrays import read_templates
 from evotrain.data.protein import Protein, Templates
 from evotrain.data.sets.facts import Facts, facts_of
@@ -31,13 +32,18 @@ CACHE_BYTES = 256 * 2**20
 class RawSet:
     """The proteins of a directory, or of one a3m file, by id.
 
-    Raises DataError if there is no such directory or if nothing in it can be used.
+    Raises DataError if there is no such directory, if nothing in it can be used, or if there is no directory of
+    template structures; RunError where the disk or network fails.
     """
 
     def __init__(self, config: ProteinSetConfig):
         self.root = Path(config.root)
         self._directory = self.root.parent if self.root.is_file() else self.root
-        self._files, self.unusable = find_proteins(self.root, config.structures and Path(config.structures))
+        self._files, self.unusable = find_proteins(
+            self.root,
+            config.structures and Path(config.structures),
+            with_hits=bool(config.template_structures),
+        )
         self.ids = list(self._files)  # sorted
         self.index = read_index(self._directory / INDEX_FILE)
         if self.root.is_file():
@@ -60,7 +66,10 @@ class RawSet:
         return "; ".join(remarks)
 
     def read(self, name: str) -> Protein:
-        """The protein with that id, its arrays read-only. Raises DataError if its files cannot be used."""
+        """The protein with that id, its arrays read-only.
+
+        Raises DataError if its files cannot be used, RunError where the disk or network fails.
+        """
         protein = self._cache.get(name)
         if protein is None:
             protein = self._read(name)
@@ -70,15 +79,13 @@ class RawSet:
         return protein
 
     def facts(self, name: str) -> Facts:
-        """The facts of a protein; all of it is read for them. Raises DataError if its files cannot be used."""
+        """The facts of a protein; all of it is read for them. Raises as `read` does."""
         return facts_of(self.read(name))
 
     def files(self, name: str) -> list[Path]:
         """What the protein is read from, but not the structures that its list of hits names."""
         files = self._files[name]
-        single = [files.features, files.structure, files.labels, files.templates]
-        if self._reads_hits(files):
-            single.append(files.hits)
+        single = [files.features, files.structure, files.labels, files.templates, files.hits]
         paths = [path for path, _ in files.alignments] + [path for path in single if path is not None]
         return [self._directory / path for path in paths]
 
@@ -100,7 +107,7 @@ class RawSet:
             b_factor=observed.b_factor,
             resolution=observed.resolution,
             release_date=observed.release_date,
-            templates=self._read_templates(name, files, given),
+            templates=self._read_templates(name, files, given, observed),
         )
 
     def _read_alignments(self, files: Files) -> FeatureDict:
@@ -120,20 +127,19 @@ class RawSet:
             templates=None,
         )
 
-    def _reads_hits(self, files: Files) -> bool:
-        return files.hits is not None and files.templates is None and self._templates is not None
-
-    def _read_templates(self, name: str, files: Files, given: FeatureDict) -> Templates | None:
+    def _read_templates(self, name: str, files: Files, given: FeatureDict, observed: Chain) -> Templates | None:
+        """Templates as they were given, else the hits that were released before the protein's own structure."""
         if files.templates:
             return read_templates(self._directory / files.templates, len(given.query))
-        if given.templates is not None or not self._reads_hits(files):
+        if given.templates is not None or files.hits is None:
             return given.templates
+        dates = [date for date in (self._templates_before, observed.release_date) if date]
         return find_templates(
             given.query,
             read_hits(self._directory / files.hits, given.query),
             self._templates,
-            before=self._templates_before,
-            own_entry=name.partition("_")[0].lower(),  # <PDB entry>_<chain>
+            before=min(dates, default=None),
+            own_entry=entry_of_name(name),
         )
 
 

@@ -11,9 +11,13 @@ from evotrain.data.protein import Protein
 from evotrain.data.sets.facts import Facts
 from evotrain.data.sets.index import INDEX_FILE, cluster_of, split_ids
 from evotrain.data.sets.protein_set import open_set
+from evotrain.data.sets.raw import RawSet
 from evotrain.data.sets.sampling import Order, acceptance, filters, needs_facts
 from evotrain.data_config import ProteinSetConfig
 from evotrain.errors import DataError
+
+# Raw proteins whose facts are looked for, each by reading all of its files: above this a start would take hours.
+MOST_RAW_FACTS = 5000
 
 
 class Loaded(NamedTuple):
@@ -28,17 +32,19 @@ class Selection:
     """The proteins of a set to train on, `train_ids`, and those held out, `held_out_ids`, both sorted.
 
     The split depends on the directory and `eval_fraction` alone, so that no seed and no filter moves a protein from one
-    side to the other; filters and weights concern training. Raises DataError if the set cannot be used, or if `only`
-    names no protein of it; either side may be empty.
+    side to the other; filters and weights concern training, and are left alone unless `training`. Raises DataError if
+    the set cannot be used, or if `only` names no protein of it; either side may be empty.
     """
 
-    def __init__(self, config: ProteinSetConfig, seed: int, only: str | None = None):
+    def __init__(self, config: ProteinSetConfig, seed: int, only: str | None = None, *, training: bool = True):
         self.config = config
+        self._training = training
         self.proteins = open_set(config)
         self.root = self.proteins.root
         split = split_ids(self.root, self.proteins.ids, self.proteins.index, config.eval_fraction, only)
         self._candidates, self.held_out_ids, self._rule = split
-        accepted = self._accept(self._candidates)
+        self._failures: dict[str, str] = {}  # of those whose facts were looked for
+        accepted = self._accept(self._candidates) if training else dict.fromkeys(self._candidates, 1.0)
         self.train_ids = list(accepted)
         self._acceptance = list(accepted.values())
         self._order = Order(seed, self._acceptance) if accepted else None
@@ -46,13 +52,17 @@ class Selection:
     @property
     def description(self) -> str:
         """One line for the console."""
-        left = len(self.train_ids)
-        filtered = f", of which {left} pass the filters" if left < len(self._candidates) else ""
-        remarks = f"; {self.proteins.description}" if self.proteins.description else ""
-        return (
+        left, failed = len(self.train_ids), len(self._failures)
+        filtered = f", of which {left} pass the filters" if left + failed < len(self._candidates) else ""
+        remarks = [self.proteins.description] if self.proteins.description else []
+        if failed and isinstance(self.proteins, RawSet):  # a prepared set says so itself
+            name, reason = next(iter(self._failures.items()))
+            remarks.append(f"{failed} to train on could not be read (first: {name}: {reason.rstrip('.')})")
+        counts = (
             f"{len(self.proteins.ids)} proteins, {len(self._candidates)} train{filtered}, {len(self.held_out_ids)} "
-            f"held out (by {self._rule}){remarks}"
+            f"held out (by {self._rule})"
         )
+        return "; ".join([counts, *remarks])
 
     @property
     def fingerprint(self) -> str:
@@ -62,7 +72,7 @@ class Selection:
 
     def check(self) -> None:
         """Raises DataError if no protein of a split can be read."""
-        for ids in (self.train_ids, self.held_out_ids):
+        for ids in (self.train_ids if self._training else [], self.held_out_ids):
             if ids:
                 self._load(ids, 0)
 
@@ -92,17 +102,10 @@ class Selection:
                 f"data.weigh_cluster has nothing to weigh: give {self.root / INDEX_FILE} a column cluster, or write "
                 "data.weigh_cluster=false."
             )
-        facts: dict[str, Facts | None] = dict.fromkeys(ids)
-        failure = ""
-        if needs_facts(config):
-            for name in ids:
-                try:
-                    facts[name] = self.proteins.facts(name)
-                except DataError as error:
-                    del facts[name]
-                    failure = failure or f"{name}: {error}"
+        facts = self._facts(ids) if needs_facts(config) else dict.fromkeys(ids)
         if ids and not facts:
-            raise self._unreadable(ids, failure)
+            name, reason = next(iter(self._failures.items()))
+            raise self._unreadable(ids, f"{name}: {reason}")
         clusters = {name: cluster_of(name, index) for name in facts}
         passing = [name for name in facts if acceptance(facts[name], 1, config)]
         if ids and not passing:
@@ -112,6 +115,22 @@ class Selection:
             )
         members = Counter(clusters[name] for name in passing)
         return {name: acceptance(facts[name], members[clusters[name]], config) for name in passing}
+
+    def _facts(self, ids: Sequence[str]) -> dict[str, Facts]:
+        """The facts of those proteins that can be read; why the others cannot is kept."""
+        if isinstance(self.proteins, RawSet) and len(ids) > MOST_RAW_FACTS:
+            asking = [*filters(self.config), *(["data.weigh_length=true"] if self.config.weigh_length else [])]
+            raise DataError(
+                f"{self.root}: {', '.join(asking)} would read the raw files of all {len(ids)} proteins at every start, "
+                f"and more than {MOST_RAW_FACTS} take too long: run command=prepare first, and train on what it writes."
+            )
+        facts = {}
+        for name in ids:
+            try:
+                facts[name] = self.proteins.facts(name)
+            except DataError as error:
+                self._failures[name] = str(error)
+        return facts
 
     def _load(self, ids: Sequence[str], place: int) -> Loaded:
         failure = ""

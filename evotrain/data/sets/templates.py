@@ -4,17 +4,18 @@ Dimensions: N residues of the query, L of a template's chain, P aligned pairs.
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import gemmi
 import numpy as np
 
 from evotrain.data.features.templates import CANDIDATES
 from evotrain.data.formats.alignment import encode
-from evotrain.data.formats.hits import TemplateHit
+from evotrain.data.formats.files import is_file
+from evotrain.data.formats.hits import TemplateHit, entry_of_name
+from evotrain.data.formats.pairwise import MIN_IDENTITY, align
 from evotrain.data.formats.polymer import Polymer, read_polymer, read_polymers
 from evotrain.data.protein import CA_ATOM, GAP, NUM_ATOMS, Templates
 from evotrain.errors import DataError
@@ -23,15 +24,12 @@ from evotrain.errors import DataError
 _MIN_ALIGNED = 0.1  # of the query, exclusive
 _MAX_COPIED = 0.95  # of the query
 _MIN_RESIDUES = 10
-# What a structure needs to be used: alanine's atoms, no two neighbours further apart, and the sequence that was found.
+# What a structure needs to be used: alanine's atoms, and no two neighbours further apart.
 _MIN_ATOMS = 5
 _MAX_CA_STEP = 150.0  # Å
-_MIN_IDENTITY = 0.9
-# Cost of opening a gap where a match counts 1, a mismatch and each residue in a gap -1.
-_GAP_OPEN = -3
 
 
-class _Unsuitable(Exception):
+class Unsuitable(Exception):
     """Why a hit is no template, in words that are the same for every such hit."""
 
 
@@ -47,13 +45,7 @@ class _Placed:
 
 
 def find_templates(
-    query: str,
-    hits: Sequence[TemplateHit],
-    directory: Path,
-    *,
-    before: str | None,
-    own_entry: str | None,
-    skipped: Counter[str] | None = None,
+    query: str, hits: Sequence[TemplateHit], directory: Path, *, before: str | None, own_entry: str | None
 ) -> Templates | None:
     """The 20 most trusted hits that are templates of the query, or those that there are; None if none is.
 
@@ -61,55 +53,60 @@ def find_templates(
     released on the day `before` (YYYY-MM-DD) or later or on none that its file tells; if it is of the PDB entry
     `own_entry`; if it is aligned to a tenth of the query or less, has less than 10 residues or is a copy of more than
     95 % of the query; or if its structure is missing, cannot be read, does not hold the hit's sequence or is broken.
-    `skipped` counts these by reason. HHsearch's hits are ranked by their sum of probabilities, hmmsearch's keep their
-    order. Raises DataError if there is no such directory.
+    HHsearch's hits are ranked by their sum of probabilities, hmmsearch's keep their order. Raises RunError where the
+    disk or network fails.
     """
-    if not directory.is_dir():
-        raise DataError(f"data.template_structures={directory}: no such directory; it would be {directory.absolute()}.")
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     shown: set[tuple[bytes, bytes]] = set()
     for hit in sorted(hits, key=lambda hit: -(hit.sum_probs or 0.0)):
         if len(found) == CANDIDATES:
             break
         letters = hit.query_places.tobytes(), encode(hit.sequence)[hit.places].tobytes()
-        try:
-            _check_hit(hit, query, own_entry)
-            # HHsearch's database is clustered. hmmsearch's is not: every chain of a large assembly is a hit of its own.
-            if hit.sum_probs is None and letters in shown:
-                raise _Unsuitable("the same as another")
-            found.append(_along_query(len(query), _place(hit, directory, before)))
+        # HHsearch's database is clustered. hmmsearch's is not: every chain of a large assembly is a hit of its own.
+        if hit.sum_probs is None and letters in shown:
+            continue
+        with suppress(Unsuitable, DataError):
+            found.append(find_template(query, hit, directory, before=before, own_entry=own_entry))
             shown.add(letters)
-        except (_Unsuitable, DataError) as error:
-            if skipped is not None:
-                skipped[str(error) if isinstance(error, _Unsuitable) else "with a structure that cannot be read"] += 1
     if not found:
         return None
     aatype, positions, mask = (np.stack(arrays) for arrays in zip(*found, strict=True))
     return Templates(aatype=aatype, atom_positions=positions, atom_mask=mask)
 
 
+def find_template(
+    query: str, hit: TemplateHit, directory: Path, *, before: str | None, own_entry: str | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One hit as a template: aatype int32 [N], atom positions float32 [N, 37, 3] in Å and mask float32 [N, 37].
+
+    Raises Unsuitable, or DataError for a structure that cannot be read, for a hit that `find_templates` leaves out.
+    """
+    _check_hit(hit, query, own_entry)
+    return _along_query(len(query), _place(hit, directory, before))
+
+
 def _check_hit(hit: TemplateHit, query: str, own_entry: str | None) -> None:
     """What can be said without the structure."""
-    if own_entry is not None and hit.pdb_id == own_entry.lower():
-        raise _Unsuitable("of the protein's own entry")
+    if own_entry is not None and entry_of_name(hit.pdb_id) == entry_of_name(own_entry):
+        raise Unsuitable("of the protein's own entry")
     if hit.aligned_columns / len(query) <= _MIN_ALIGNED:
-        raise _Unsuitable("aligned to too little of the query")
+        raise Unsuitable("aligned to too little of the query")
     if hit.sequence in query and len(hit.sequence) / len(query) > _MAX_COPIED:
-        raise _Unsuitable("a copy of the query")
+        raise Unsuitable("a copy of the query")
     if len(hit.sequence) < _MIN_RESIDUES:
-        raise _Unsuitable("of too few residues")
+        raise Unsuitable("of too few residues")
 
 
 def _place(hit: TemplateHit, directory: Path, before: str | None) -> _Placed:
-    """The hit's residues in the structure of its entry. Raises _Unsuitable or DataError."""
+    """The hit's residues in the structure of its entry. Raises Unsuitable or DataError."""
     path = _structure_file(directory, hit.pdb_id)
     named = _named_chain(path, hit.chain)
     chains = [named] if named else list(read_polymers(path))
     if not chains:
-        raise _Unsuitable("without a protein in its structure")
+        raise Unsuitable("without a protein in its structure")
     released = chains[0].release_date
     if before is not None and not "" < released < before:
-        raise _Unsuitable("released too late, or on a day that its file does not tell")
+        raise Unsuitable("released too late, or on a day that its file does not tell")
     if named and hit.sequence not in named.sequence:  # chains may have got other names
         chains += read_polymers(path)
     for start_of in (_exact_start, _fuzzy_start):
@@ -118,7 +115,7 @@ def _place(hit: TemplateHit, directory: Path, before: str | None) -> _Placed:
             if start >= 0:
                 return _Placed(chain, hit.sequence, hit.query_places, hit.places, hit.places + start)
     if not named and len(chains) > 1:
-        raise _Unsuitable("of a chain that its structure does not have")
+        raise Unsuitable("of a chain that its structure does not have")
     return _realigned(hit, chains[0])
 
 
@@ -132,9 +129,9 @@ def _named_chain(path: Path, name: str) -> Polymer | None:
 
 def _structure_file(directory: Path, entry: str) -> Path:
     for name in (f"{entry}.cif", f"{entry}.cif.gz", f"{entry[-3:-1]}/{entry}.cif.gz"):
-        if (directory / name).is_file():
+        if is_file(directory / name):
             return directory / name
-    raise _Unsuitable("without a structure")
+    raise Unsuitable("without a structure")
 
 
 def _exact_start(part: str, whole: str) -> int:
@@ -150,18 +147,14 @@ def _fuzzy_start(part: str, whole: str) -> int:
 
 def _realigned(hit: TemplateHit, polymer: Polymer) -> _Placed:
     """The hit in a chain whose sequence has changed since the database was made; pairs that this breaks are dropped."""
-    scoring = gemmi.AlignmentScoring()
-    scoring.gapo = _GAP_OPEN
-    gap_open = [0, *[_GAP_OPEN] * (len(hit.sequence) - 1), 0]  # the chain may go on at both ends of the hit
-    result = gemmi.align_string_sequences(list(polymer.sequence), list(hit.sequence), gap_open, scoring)
-    rows = result.add_gaps(polymer.sequence, 1), result.add_gaps(hit.sequence, 2)
-    in_chain, in_hit = (np.array([letter != "-" for letter in row]) for row in rows)
-    both = in_chain & in_hit
-    same = sum(a == b != "-" for a, b in zip(*rows, strict=True))
-    if same < _MIN_IDENTITY * min(len(polymer.sequence), len(hit.sequence)):
-        raise _Unsuitable("of another sequence than its structure")
+    no_breaks = np.zeros(len(hit.sequence), bool)  # but the chain may go on at both ends of the hit
+    pairs = align(polymer.sequence, hit.sequence, no_breaks)
+    same = sum(polymer.sequence[i] == hit.sequence[j] for i, j in pairs)
+    if same < MIN_IDENTITY * min(len(polymer.sequence), len(hit.sequence)):
+        raise Unsuitable("of another sequence than its structure")
     chain_places = np.full(len(hit.sequence), -1)
-    chain_places[(in_hit.cumsum() - 1)[both]] = (in_chain.cumsum() - 1)[both]
+    for i, j in pairs:
+        chain_places[j] = i
     places = chain_places[hit.places]
     kept = places >= 0
     return _Placed(polymer, polymer.sequence, hit.query_places[kept], places[kept], places[kept])
@@ -177,7 +170,7 @@ def _along_query(length: int, placed: _Placed) -> tuple[np.ndarray, np.ndarray, 
     positions[placed.query_places] = placed.polymer.atom_positions[placed.polymer_places]
     mask[placed.query_places] = placed.polymer.atom_mask[placed.polymer_places]
     if mask.sum() < _MIN_ATOMS:
-        raise _Unsuitable("without coordinates where it is aligned")
+        raise Unsuitable("without coordinates where it is aligned")
     return aatype, positions, mask
 
 
@@ -186,4 +179,4 @@ def _check_steps(polymer: Polymer) -> None:
     observed = polymer.atom_mask[:, CA_ATOM] > 0
     steps = np.linalg.norm(np.diff(polymer.atom_positions[:, CA_ATOM], axis=0), axis=-1)
     if (steps > _MAX_CA_STEP)[observed[1:] & observed[:-1]].any():
-        raise _Unsuitable("with a chain torn apart")
+        raise Unsuitable("with a chain torn apart")

@@ -29,10 +29,10 @@ class Recorder:
         return draw
 
 
-def recorded_example(protein, shape, *, seed=0, training=True):
+def recorded_example(protein, shape, *, seed=0, training=True, max_rows=None):
     """Our features, and the draws that made them: the first residue, of every pass, and of the templates."""
     recorder = Recorder(seed)
-    features = example(protein, recorder, shape, training=training)
+    features = example(protein, recorder, shape, training=training, max_rows=max_rows)
     drawn = recorder.drawn
     assert not shape.spatial_crop  # the reference has none
     start = drawn.popleft()
@@ -46,27 +46,28 @@ def recorded_example(protein, shape, *, seed=0, training=True):
     return features, SimpleNamespace(start=start, passes=passes, templates=tuple(drawn))
 
 
-def reference_features(monkeypatch, raw, shape, draws):
+def reference_features(monkeypatch, raw, shape, draws, *, max_rows=None):
     """What AlphaFold's whole ensembled pipeline makes of a raw feature dictionary with these draws.
 
-    Block deletion, which it uses in training only, is put in front of what is repeated for every pass.
+    What it uses in training only is put in front of what is repeated for every pass: block deletion, and the sample of
+    at most `max_rows` rows that it takes of the alignments of predicted structures.
     """
     from alphafold.model.tf import data_transforms, input_pipeline, proteins_dataset
 
     count = len(raw.get("template_aatype", ())) if shape.templates else 0
     config = _config(shape, use_templates=count > 0, subsample_templates=bool(draws.templates))
-    calls = _expected_calls(draws, shape, count)
+    calls = _expected_calls(draws, shape, count, sampled=max_rows is not None)
     _answer(monkeypatch, calls)
+    in_training = []
     if draws.passes[0].starts is not None:
         settings = SimpleNamespace(
             msa_fraction_per_block=shape.block_fraction, randomize_num_blocks=False, num_blocks=shape.block_deletions
         )
-        repeated = input_pipeline.ensembled_map_fns
-        monkeypatch.setattr(
-            input_pipeline,
-            "ensembled_map_fns",
-            lambda config: [data_transforms.block_delete_msa(settings), *repeated(config)],
-        )
+        in_training.append(data_transforms.block_delete_msa(settings))
+    if max_rows is not None:
+        in_training.append(data_transforms.sample_msa(max_rows, keep_extra=False))
+    repeated = input_pipeline.ensembled_map_fns
+    monkeypatch.setattr(input_pipeline, "ensembled_map_fns", lambda config: in_training + repeated(config))
     names = config.common.unsupervised_features + (config.common.template_features if count else [])
     with jax.numpy_rank_promotion("allow"):
         tensors = proteins_dataset.np_to_tensor_dict({name: raw[name] for name in names}, names)
@@ -158,15 +159,17 @@ def _config(shape, *, use_templates, subsample_templates):
     return config
 
 
-def _expected_calls(draws, shape, count):
+def _expected_calls(draws, shape, count, *, sampled):
     """What the reference draws, in its order: it makes the first pass twice if there are several."""
     zero = np.zeros(1)  # two draws that the reference makes and does not use
     calls = [("uniform", given(zero)), ("uniform", given(zero)), ("uniform", given(np.zeros(2, np.int32)))]
     for one in (draws.passes[:1] if shape.passes > 1 else []) + draws.passes:
         if one.starts is not None:
             calls.append(("uniform", given(one.starts)))
+        calls.append(("random_shuffle", lambda rows, order=one.order: rows[order]))
+        if sampled:
+            calls.append(("random_shuffle", lambda rows: rows))  # a sample of ours is in random order already
         calls += [
-            ("random_shuffle", lambda rows, order=one.order: rows[order]),
             ("uniform", given(one.hidden)),
             ("categorical", picked(one.picks)),
         ]

@@ -62,18 +62,27 @@ def test_every_pass_deletes_blocks_of_its_own():
     assert len({tuple(sorted(rows)) for rows in passes}) == 4
 
 
-def test_a_sample_of_rows_is_the_same_for_all_passes_and_keeps_the_query():
+def test_every_pass_shows_a_sample_of_rows_of_its_own_with_the_query():
     protein = _numbered(60)
     changes = {"crop": LENGTH, "block_deletions": 0, "passes": 3}
     features = _example(protein, max_rows=20, **changes)
     passes = [_rows_shown(features, i) for i in range(3)]
     assert [rows[0] for rows in passes] == [0, 0, 0]
-    assert len(passes[0]) == 20
-    assert set(passes[0]) == set(passes[1]) == set(passes[2])
+    assert [len(set(rows)) for rows in passes] == [20, 20, 20]
+    assert len({tuple(sorted(rows)) for rows in passes}) == 3
     whole, limited = (_example(protein, max_rows=most, **changes) for most in (None, 60))
     for name, x in whole.items():
         np.testing.assert_array_equal(limited[name], x, err_msg=name)
     assert _rows_shown(_example(protein, max_rows=1, **changes)) == [0]
+
+
+def test_a_sample_of_rows_is_taken_of_those_that_block_deletion_leaves():
+    changes = {"crop": LENGTH, "block_deletions": 2, "passes": 4}
+    sampled, whole = (_example(_numbered(60), max_rows=most, **changes) for most in (20, None))
+    for i in range(4):
+        left = _rows_shown(whole, i)
+        assert 20 < len(left) < 60
+        assert _rows_shown(sampled, i) == left[:20]
 
 
 def test_a_spatial_crop_cuts_everything_alike():

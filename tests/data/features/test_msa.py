@@ -21,14 +21,14 @@ def test_the_query_stays_first_and_the_rows_partition():
     assert sorted([*rows, *others]) == list(range(60))
 
 
-def test_a_sample_of_rows_is_uniform_and_keeps_the_order():
+def test_a_sample_of_rows_is_uniform_and_keeps_the_query():
     rng = np.random.default_rng(0)
     counts = np.zeros(20)
     for _ in range(20_000):
-        rows = transforms.sample_rows(rng.permutation(19), 6)
-        assert rows[0] == 0
-        assert (np.diff(rows) > 0).all()
-        counts[rows] += 1
+        centres, others = transforms.split_rows(np.arange(20), rng.permutation(19), 2, most=6)
+        assert (centres[0], len(centres), len(others)) == (0, 2, 4)
+        counts[centres] += 1
+        counts[others] += 1
     assert counts[0] == 20_000
     np.testing.assert_allclose(counts[1:] / 20_000, 5 / 19, atol=0.01)
 

@@ -33,10 +33,10 @@ def _assert_equal(ours, theirs, names, passes=slice(None)):
         np.testing.assert_array_equal(x, y, err_msg=name)
 
 
-def _compare(monkeypatch, protein, raw, shape, *, seed=0, training=True):
+def _compare(monkeypatch, protein, raw, shape, *, seed=0, training=True, max_rows=None):
     """Compares all that the reference's pipeline makes; returns ours."""
-    ours, draws = recorded_example(protein, shape, seed=seed, training=training)
-    theirs = reference_features(monkeypatch, raw, shape, draws)
+    ours, draws = recorded_example(protein, shape, seed=seed, training=training, max_rows=max_rows)
+    theirs = reference_features(monkeypatch, raw, shape, draws, max_rows=max_rows)
     _assert_equal(ours, theirs, OF_A_PASS + (OF_THE_EXTRA_MSA if shape.extra_msa else ()))
     for i in range(shape.passes):
         _assert_equal(ours, theirs, OF_RESIDUES, i)
@@ -63,6 +63,18 @@ def test_the_whole_pipeline(monkeypatch, rows, length, templates, changes, train
     shape = replace(SHAPE, **changes)
     ours = _compare(monkeypatch, protein, raw_features(protein), shape, seed=length, training=training)
     assert (ours["msa_feat"][..., :MASK].argmax(-1) != ours["true_msa"]).any()
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+@pytest.mark.parametrize(
+    "max_rows", [5, 8, 25, 1000]
+)  # fewer than centres, as many, with extra rows, more than there are
+def test_a_sample_of_rows_in_every_pass(monkeypatch, max_rows, blocks):
+    protein = random_protein(120, 50, templates=2)
+    shape = replace(SHAPE, block_deletions=blocks, mask_fraction=0.5)
+    ours = _compare(monkeypatch, protein, raw_features(protein), shape, max_rows=max_rows)
+    shown = ours["msa_mask"][:, :, 0].sum(1) + ours["extra_msa_mask"][:, :, 0].sum(1)
+    assert (shown == min(max_rows, 38)).all()
 
 
 @pytest.mark.parametrize("seed", range(3))

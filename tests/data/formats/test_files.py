@@ -1,11 +1,16 @@
+import errno
 import gzip
 import io
+import os
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evotrain.data.formats.files import read_arrays, read_bytes, read_text
-from evotrain.errors import DataError
+from evotrain.data.formats import files
+from evotrain.data.formats.files import is_file, read_arrays, read_bytes, read_text, split_name
+from evotrain.errors import DataError, RunError
 
 
 def _write(path, data):
@@ -52,6 +57,70 @@ def test_what_cannot_be_read(tmp_path):
             read_bytes(_write(tmp_path / "x", damaged))
 
 
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses between attempts, which take no time."""
+    taken = []
+    monkeypatch.setattr(files.time, "sleep", taken.append)
+    return taken
+
+
+def _fail(monkeypatch, method, code, times):
+    """Lets a method of paths fail so many times, then work."""
+    works, failures = getattr(Path, method), [OSError(code, os.strerror(code))] * times
+
+    def maybe(path, *args, **options):
+        if failures:
+            raise failures.pop()
+        return works(path, *args, **options)
+
+    monkeypatch.setattr(Path, method, maybe)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE])
+def test_a_fault_of_the_disk_that_passes_is_waited_out(tmp_path, monkeypatch, pauses, code):
+    path = _write(tmp_path / "x", b"content")
+    _fail(monkeypatch, "read_bytes", code, 2)
+    assert read_bytes(path) == b"content"
+    _fail(monkeypatch, "stat", code, 2)
+    assert is_file(path)
+    assert pauses == 2 * list(files.PAUSES)
+
+
+@pytest.mark.parametrize(("method", "read"), [("read_bytes", read_bytes), ("stat", is_file)])
+def test_a_fault_of_the_disk_that_stays_is_no_fault_of_the_file(tmp_path, monkeypatch, pauses, method, read):
+    _fail(monkeypatch, method, errno.EIO, 3)
+    with pytest.raises(RunError) as caught:
+        read(tmp_path / "x")
+    assert str(caught.value) == (
+        f"{tmp_path}/x: cannot be read, in 3 attempts (Input/output error): see to the disk or network that it is on, "
+        "and start again."
+    )
+    assert pauses == list(files.PAUSES)
+
+
+@pytest.mark.parametrize("code", sorted(files.LASTING_ERRORS))
+def test_a_fault_of_the_file_is_not_tried_again(tmp_path, monkeypatch, pauses, code):
+    _fail(monkeypatch, "read_bytes", code, 1)
+    with pytest.raises(DataError, match="x: "):
+        read_bytes(tmp_path / "x")
+    _fail(monkeypatch, "stat", code, 1)
+    assert not is_file(tmp_path / "x")
+    assert not is_file(tmp_path)
+    assert not pauses
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("1abc.cif.gz", ("1abc", ".cif")), ("a.b.a3m", ("a.b", ".a3m")), ("msa", ("msa", "")), (".a3m", (".a3m", "")),
+        ("x.gz", ("x", "")),
+    ],
+)  # fmt: skip
+def test_stems_and_suffixes(name, parts):
+    assert split_name(name) == parts
+
+
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_named_arrays(tmp_path, pack):
     path = _write(tmp_path / "x.npz", pack(_npz(a=np.arange(3), b=np.eye(2, dtype=np.float32))))
@@ -76,3 +145,49 @@ def test_a_truncated_npz_file(tmp_path):
     damaged = whole[:2000] + bytes(100) + whole[2100:]
     with pytest.raises(DataError, match="x.npz: "):
         read_arrays(_write(tmp_path / "x.npz", damaged), ("a",))
+
+
+def _zip(method, name="a.npy", content=None):
+    if content is None:
+        array = io.BytesIO()
+        np.save(array, np.arange(50))
+        content = array.getvalue()
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr(name, content)
+    return bytearray(file.getvalue())
+
+
+def _encrypted(whole):
+    """Says of the member that a password is needed, in its own header and in the directory at the end."""
+    whole[6] |= 1
+    whole[whole.index(b"PK\1\2") + 8] |= 1
+    return whole
+
+
+def _packed_otherwise(whole):
+    whole[8] = whole[whole.index(b"PK\1\2") + 10] = 99
+    return whole
+
+
+def _torn(whole):
+    whole[80:90] = b"\xff" * 10
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("harm", "method"),
+    [(_encrypted, zipfile.ZIP_STORED), (_packed_otherwise, zipfile.ZIP_STORED)]
+    + [(_torn, method) for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)],
+)
+def test_members_that_cannot_be_unpacked(tmp_path, harm, method):
+    whole = _zip(method)
+    np.testing.assert_array_equal(read_arrays(_write(tmp_path / "x.npz", whole), ("a",))["a"], np.arange(50))
+    with pytest.raises(DataError, match=r"x.npz: cannot be read as an .npz file \("):
+        read_arrays(_write(tmp_path / "x.npz", harm(whole)), ("a",))
+
+
+def test_a_member_that_is_no_array(tmp_path):
+    path = _write(tmp_path / "x.npz", _zip(zipfile.ZIP_STORED, "a", b"text"))
+    with pytest.raises(DataError, match="x.npz: a is no array; write the file with numpy.savez"):
+        read_arrays(path, ("a",))

@@ -82,6 +82,10 @@ def test_files_that_hold_no_templates(tmp_path):
         ("template_aatype", np.zeros((5, 30, 21)), "template_aatype has the shape [5, 30, 21], expected [5, 30] or [5, "
          "30, 22], for 30 residues."),
         ("template_aatype", np.array("A"), "template_aatype is no array of numbers."),
+        ("template_aatype", np.ones((5, 30), bool), "template_aatype is no array of numbers."),
+        ("template_sum_probs", np.ones(5, bool), "template_sum_probs is no array of numbers."),
+        ("template_all_atom_positions", np.ones((5, 30, 37, 3), bool), "template_all_atom_positions is no array of "
+         "numbers."),
         ("template_aatype", np.full((5, 30), 22), "template_aatype holds values that are no residue types (0 to 20, 21 "
          "a gap)."),
         ("template_all_atom_positions", np.zeros((5, 29, 37, 3)), "template_all_atom_positions has the shape [5, 29, "

@@ -1,8 +1,10 @@
 """Templates from hits: along the query, the most trusted, and left out by the rules of AlphaFold 2's supplement."""
 
+import errno
 import gzip
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from made_structures import mmcif_text
 
 from evotrain.data.formats.hits import TemplateHit, read_hits
 from evotrain.data.protein import CA_ATOM, GAP, RESIDUES, UNKNOWN
-from evotrain.data.sets.templates import find_templates
-from evotrain.errors import DataError
+from evotrain.data.sets.templates import Unsuitable, find_template, find_templates
+from evotrain.errors import DataError, RunError
 
 RNG = np.random.default_rng(0)
 SEQUENCE = random_sequence(RNG, 60)
@@ -45,7 +47,14 @@ def _hit(start=5, end=45, *, sequence=SEQUENCE, name="1abc_A", columns=None, sum
 def _find(directory, *hits, query=QUERY, before=None, own_entry=None):
     """The templates, and why other hits are none."""
     skipped = Counter()
-    return find_templates(query, hits, directory, before=before, own_entry=own_entry, skipped=skipped), dict(skipped)
+    for hit in hits:
+        try:
+            find_template(query, hit, directory, before=before, own_entry=own_entry)
+        except Unsuitable as reason:
+            skipped[str(reason)] += 1
+        except DataError:
+            skipped["with a structure that cannot be read"] += 1
+    return find_templates(query, hits, directory, before=before, own_entry=own_entry), dict(skipped)
 
 
 def _letters(found, index=0):
@@ -80,9 +89,17 @@ def test_where_structures_are_looked_up(tmp_path, name):
     assert skipped == {"without a structure": 1}
 
 
-def test_the_directory_must_be_there(tmp_path):
-    with pytest.raises(DataError, match=r"data\.template_structures=.*absent: no such directory"):
-        _find(tmp_path / "absent", _hit())
+@pytest.mark.parametrize("method", ["stat", "read_bytes"])
+def test_a_structure_that_the_disk_does_not_give_is_not_left_out(tmp_path, monkeypatch, method):
+    _write(tmp_path)
+
+    def fail(path, *args, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, method, fail)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(RunError, match=r"1abc\.cif: cannot be read, in 3 attempts"):
+        _find(tmp_path, _hit())
 
 
 def test_no_templates(tmp_path):
@@ -96,7 +113,7 @@ def test_the_most_trusted_twenty(tmp_path):
     hits = [_hit(int(i), 40, sum_probs=float(i)) for i in order]
     found, skipped = _find(tmp_path, *hits)
     assert [_residues(found, row)[0] for row in range(20)] == list(range(29, 9, -1))
-    assert not skipped  # the last ten are not looked at
+    assert not skipped
     found, _ = _find(tmp_path, *[replace(hit, sum_probs=None) for hit in hits])  # hmmsearch's
     assert [_residues(found, row)[0] for row in range(20)] == order[:20].tolist()
 
@@ -105,9 +122,8 @@ def test_copies_of_a_chain_are_one_template_of_hmmsearch(tmp_path):
     _write(tmp_path, sequence={"A": SEQUENCE, "B": SEQUENCE})
     copies = [_hit(name="1abc_A"), _hit(name="1abc_B"), _hit(6, 45)]
     assert len(_find(tmp_path, *copies)[0].aatype) == 3
-    found, skipped = _find(tmp_path, *[replace(hit, sum_probs=None) for hit in copies])
-    assert len(found.aatype) == 2
-    assert skipped == {"the same as another": 1}
+    found, _ = _find(tmp_path, *[replace(hit, sum_probs=None) for hit in copies])
+    assert [_residues(found, row)[0] for row in range(len(found.aatype))] == [5, 6]
 
 
 def test_released_before_a_day(tmp_path):
@@ -122,9 +138,13 @@ def test_released_before_a_day(tmp_path):
 
 def test_the_own_entry(tmp_path):
     _write(tmp_path)
-    for own_entry in ("1abc", "1ABC"):
-        assert _find(tmp_path, _hit(), own_entry=own_entry) == (None, {"of the protein's own entry": 1})
-    assert _find(tmp_path, _hit(), own_entry="2abc")[1] == {}
+    _write(tmp_path, "pdb_00001abc")
+    for pdb_id in ("1abc", "pdb_00001abc"):
+        hit = replace(_hit(), pdb_id=pdb_id)
+        for own_entry in ("1abc", "1ABC", "pdb_00001abc", "PDB_00001ABC"):
+            assert _find(tmp_path, hit, own_entry=own_entry) == (None, {"of the protein's own entry": 1})
+        for other in ("2abc", "pdb_00002abc", "pdb_10001abc"):
+            assert _find(tmp_path, hit, own_entry=other)[1] == {}
 
 
 def test_more_than_a_tenth_of_the_query_is_aligned(tmp_path):

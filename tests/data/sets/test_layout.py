@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evotrain.data.sets.layout import Files, find_proteins, left_out
-from evotrain.errors import DataError
+from evotrain.errors import DataError, RunError
 
 
 def _touch(root, *names):
@@ -15,12 +15,12 @@ def _touch(root, *names):
 
 
 def _find(root, structures=None):
-    return find_proteins(root, structures)
+    return find_proteins(root, structures, with_hits=True)
 
 
 def _sentence(root, structures=None):
     with pytest.raises(DataError) as caught:
-        find_proteins(root, structures)
+        find_proteins(root, structures, with_hits=True)
     return str(caught.value)
 
 
@@ -42,7 +42,7 @@ def _sentence(root, structures=None):
           "hits": "p/pdb_hits.sto", "structure": "p/structure.cif"}),
         (["p/msas/small_bfd_hits.sto", "p/structure.cif"],
          {"alignments": (("p/msas/small_bfd_hits.sto", None),), "structure": "p/structure.cif"}),
-        (["p/a3m/uniclust30.a3m", "p/hhr/pdb70_hits.hhr", "p/hmm_output.sto", "p/other/msa.a3m", "p/structure.pdb"],
+        (["p/a3m/uniclust30.a3m", "p/hhr/pdb70_hits.hhr", "p/other/msa.a3m", "p/structure.pdb"],
          {"alignments": (("p/a3m/uniclust30.a3m", None),), "hits": "p/hhr/pdb70_hits.hhr",
           "structure": "p/structure.pdb"}),
         (["p.a3m", "p.pdb.gz"], {"alignments": (("p.a3m", None),), "structure": "p.pdb.gz"}),
@@ -53,6 +53,14 @@ def _sentence(root, structures=None):
 def test_the_files_of_a_protein(tmp_path, names, files):
     _touch(tmp_path, *names, "index.csv", "README.md", "empty/notes.txt")
     assert _find(tmp_path) == ({"p": Files(**files)}, {})
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path):
+    for name in ("größe", os.fsdecode(b"p\xff")):
+        _touch(tmp_path, f"{name}/msa.a3m", f"{name}/structure.cif", os.fsdecode(b"no protein\xff/notes.txt"))
+    files, unusable = _find(tmp_path)
+    assert list(files) == ["größe"]
+    assert unusable == {r"p\xff": "has a name that is no UTF-8: rename it"}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +77,8 @@ def test_the_files_of_a_protein(tmp_path, names, files):
         (["p/msa.a3m", "p.a3m", "p/structure.pdb"], "has both msa.a3m and p.a3m"),
         (["p/uniref90_hits.sto", "p/a3m/uniref90_hits.a3m", "p/structure.pdb"],
          "has both a3m/uniref90_hits.a3m and uniref90_hits.sto"),
+        (["p/msa.a3m", "p/structure.pdb", "p/pdb_hits.sto", "p/hhr/pdb70_hits.hhr"],
+         "has both hhr/pdb70_hits.hhr and pdb_hits.sto"),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_no_protein(tmp_path, names, reason):
@@ -76,6 +86,13 @@ def test_a_folder_that_is_no_protein(tmp_path, names, reason):
     files, unusable = _find(tmp_path)
     assert list(files) == ["good"]
     assert unusable == {"p": reason}
+
+
+@pytest.mark.parametrize(("more", "with_hits"), [("templates.npz", True), ("structure.pdb", False)])
+def test_lists_of_hits_that_are_not_read_are_not_looked_for(tmp_path, more, with_hits):
+    _touch(tmp_path, "p/msa.a3m", "p/structure.pdb", "p/pdb_hits.sto", "p/hhr/pdb70_hits.hhr", f"p/{more}")
+    files, _ = find_proteins(tmp_path, None, with_hits=with_hits)
+    assert files["p"].hits is None
 
 
 def test_structures_in_a_directory_of_their_own(tmp_path):
@@ -162,6 +179,23 @@ def test_a_folder_that_cannot_be_listed_does_not_stop_the_others(tmp_path, monke
     files, unusable = _find(tmp_path)
     assert list(files) == ["b"]
     assert left_out(unusable) == "1 folder left out (a cannot be read (Permission denied))"
+
+
+def test_a_folder_that_the_disk_does_not_list_is_not_left_out(tmp_path, monkeypatch):
+    _touch(tmp_path, "a/msa.a3m", "a/structure.cif", "b/msa.a3m", "b/structure.cif")
+
+    def scandir(path):
+        if Path(path).name == "a" and faults:
+            raise faults.pop()
+        return listed(path)
+
+    listed, faults = os.scandir, [OSError(errno.EIO, "Input/output error")] * 2
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert list(_find(tmp_path)[0]) == ["a", "b"]
+    faults += [OSError(errno.EIO, "Input/output error")] * 3
+    with pytest.raises(RunError, match=r"/a: cannot be read, in 3 attempts \(Input/output error\)"):
+        _find(tmp_path)
 
 
 def test_each_folder_is_listed_once(tmp_path, monkeypatch):

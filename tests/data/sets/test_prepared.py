@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sets import assert_same_protein, write_raw_set
+from made_sets import write_raw_set
+from same_protein import assert_same_protein
 
 from evotrain.config import Config, PrepareConfig
 from evotrain.data.sets import prepared

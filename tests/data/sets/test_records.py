@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_sets import assert_same_protein
+from same_protein import assert_same_protein
 
 from evotrain.data.protein import Protein, Templates
 from evotrain.data.sets.records import MAGIC, decode_protein, encode_protein

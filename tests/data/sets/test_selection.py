@@ -5,6 +5,7 @@ import pytest
 from made_proteins import SEQUENCE, STRUCTURE, add, add_index, header
 
 from evotrain.data.protein import CA_ATOM
+from evotrain.data.sets import selection
 from evotrain.data.sets.raw import RawSet
 from evotrain.data.sets.selection import Selection
 from evotrain.data_config import ProteinSetConfig
@@ -99,7 +100,23 @@ def test_what_cannot_be_read_passes_no_filter(tmp_path):
     (tmp_path / "b" / "msa.a3m").write_text("")
     add_index(tmp_path, "id,split", "a,train", "b,train", "c,train")
     assert _open(tmp_path).train_ids == ["a", "b", "c"]
-    assert _open(tmp_path, weigh_length=True).train_ids == ["a", "c"]
+    data = _open(tmp_path, weigh_length=True)
+    assert data.train_ids == ["a", "c"]
+    assert data.description == (
+        "3 proteins, 3 train, 0 held out (by split); 1 to train on could not be read (first: b: "
+        f"{tmp_path}/b/msa.a3m: the file is empty; it needs at least the query: '>name' and its sequence)"
+    )
+
+
+def test_many_raw_proteins_must_be_prepared_to_be_filtered(tmp_path, monkeypatch):
+    add(tmp_path, *"abcd")
+    monkeypatch.setattr(selection, "MOST_RAW_FACTS", 3)
+    monkeypatch.setattr(RawSet, "read", lambda *_: pytest.fail("a protein was read"))
+    assert _sentence(tmp_path, weigh_length=True, max_resolution=9.0, eval_fraction=0.0) == (
+        f"{tmp_path}: data.max_resolution=9.0, data.weigh_length=true would read the raw files of all 4 proteins at "
+        "every start, and more than 3 take too long: run command=prepare first, and train on what it writes."
+    )
+    assert _open(tmp_path, eval_fraction=0.0).train_ids == [*"abcd"]
 
 
 def test_clusters_are_weighed_by_their_members(tmp_path):
