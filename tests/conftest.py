@@ -6,8 +6,10 @@ from pathlib import Path
 
 # Before jax is imported. A program that a test starts inherits them, unless it is started with `user_environment`.
 SIMULATED_DEVICES = "--xla_force_host_platform_device_count=8"
+# Programs that run a few times: the machine code need not be the best. The HLO has the same operations.
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SIMULATED_DEVICES}".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE} {SIMULATED_DEVICES}".strip()
 # What one test has compiled, another test or a program that it starts need not compile again. The bits stay the same.
 COMPILED = tempfile.TemporaryDirectory(prefix="evotrain-compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name

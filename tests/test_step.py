@@ -139,20 +139,24 @@ def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def nightly(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.nightly)
+
+
 @pytest.mark.parametrize(
     ("shape", "clip", "microbatch"),
     [
         slow((1, 1, 1), "none", 1),
         slow((1, 1, 1), "per_example", 4),
-        slow((1, 1, 1), "none", 4),
-        slow((8, 1, 1), "none", 1),
+        nightly((1, 1, 1), "none", 4),
+        nightly((8, 1, 1), "none", 1),
         slow((8, 1, 1), "per_example", 1),
         slow((1, 8, 1), "none", 1),
         slow((1, 8, 1), "per_example", 1),
-        slow((2, 4, 1), "none", 1),
+        nightly((2, 4, 1), "none", 1),
         ((2, 4, 1), "per_example", 1),
         slow((1, 1, 8), "none", 1),
-        slow((1, 1, 8), "per_example", 1),
+        nightly((1, 1, 8), "per_example", 1),
         slow((2, 1, 4), "none", 2),
         slow((2, 1, 4), "per_example", 2),
         slow((1, 2, 4), "none", 1),
