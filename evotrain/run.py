@@ -113,7 +113,6 @@ class Run:
             times = self._clock.read()
             times |= self._reports.largest({name: times[name] for name in WORST})
             self._logger.log(self._done, "train", metrics | times)
-            self._warn(self._reports.received())
         if metrics["skipped"] >= config.optimizer.max_skipped:
             raise Diverged(
                 f"the gradients of {int(metrics['skipped'])} steps in a row were not finite, the last of them step "
@@ -152,7 +151,8 @@ class Run:
         """Around the loop: writes summary.json, however the loop ends."""
         status = "failed"
         try:
-            yield
+            with self._reports.watched(self._logger.warn_once):
+                yield
             self._checkpoints.wait()
             status = "finished"
         except KeyboardInterrupt:

@@ -26,7 +26,6 @@ TRAINING_KEYS = (
     "mesh.microbatch",
     "data.workers",
     "data.prefetch",
-    "data.timeout",
     "data.block_deletions",
     "data.block_fraction",
     "data.spatial_crop",

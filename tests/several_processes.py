@@ -4,20 +4,27 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 DEVICES = 4
 PATIENCE = 200  # seconds; nothing here measures time
 
 
-def run_together(
-    script: Path, processes: int, arguments: Callable[[int], Sequence[str]], *, code: int = 0
-) -> list[str]:
-    """Runs `script` in `processes` processes with the arguments of each, and returns what they printed.
+def run_together(script: Path, processes: int, arguments: Callable[[int], Sequence[str]]) -> list[str]:
+    """Runs `script` in `processes` processes with the arguments of each, and returns what they printed."""
+    with started_together(script, processes, arguments) as started:
+        outputs = [process.communicate(timeout=PATIENCE)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * processes
+    return outputs
 
-    All must end with the exit code `code`.
-    """
+
+@contextmanager
+def started_together(
+    script: Path, processes: int, arguments: Callable[[int], Sequence[str]]
+) -> Iterator[list[subprocess.Popen]]:
+    """The processes while they run; those that are left in the end are killed."""
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
     started = [
@@ -30,12 +37,12 @@ def run_together(
         for process in range(processes)
     ]
     try:
-        outputs = [process.communicate(timeout=PATIENCE)[0] for process in started]
+        yield started
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [code] * processes
-    return outputs
+            process.wait()
+            process.stdout.close()
 
 
 def _environment(processes: int, process: int, port: int) -> dict[str, str]:
