@@ -21,7 +21,7 @@ def check_data(config: Config) -> None:
         if proteins.templates_before is not None and proteins.template_structures is None:
             raise ConfigError(
                 f"{prefix}templates_before={proteins.templates_before} changes nothing without "
-                f"{prefix}template_structures: name the directory in which template hits are looked up."
+                f"{prefix}template_structures: name the directory in which hits are looked up, or leave it out."
             )
     if isinstance(data, MixtureConfig) and not data.sets:
         raise ConfigError(

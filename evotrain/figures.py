@@ -13,7 +13,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from evotrain.contacts import CONTACT_CUTOFF, LONG_RANGE
 from evotrain.drawing import (
@@ -159,6 +159,7 @@ def _draw_losses(axes: Axes, train: Sequence[Mapping], evaluations: Sequence[Map
         axes.plot([], [], "o", **held_out, label="held out")
     # The total is scaled by the square root of the crop: its parts would lie on the ground of a linear axis.
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title("Loss", loc="left")

@@ -92,7 +92,8 @@ def train(config: Config) -> float | None:
             step=first,
         )
         if first >= config.steps:
-            logger.event(f"All {config.steps} steps are done; write a larger steps=… to go on.")
+            beyond = f", and {first - config.steps} more" if first > config.steps else ""
+            logger.event(f"All {config.steps} steps are done{beyond}; write a larger steps=… to go on.")
             return run.finished_before()
         resources.enter_context(batches)  # prepares the first ones while the step is compiled
         logger.event("Compiling the step …")

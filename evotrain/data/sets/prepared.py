@@ -56,8 +56,8 @@ class PreparedSet:
         for name in PREPARED_KEYS:
             if (value := getattr(config, name)) is not None:
                 raise ConfigError(
-                    f"{name}={value} changes nothing for {config.root}, which is prepared: leave it out, or prepare "
-                    "the raw files with it."
+                    f"data.{name}={value} changes nothing for the prepared files in {config.root}: leave it out, or "
+                    "prepare the raw files with it."
                 )
         self._config = config
         self._load()

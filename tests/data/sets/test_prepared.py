@@ -204,8 +204,8 @@ def test_what_had_to_be_chosen_before_is_refused(made, name):
     with pytest.raises(ConfigError) as caught:
         _open(made[1], **{name: "2020-01-01"})
     assert str(caught.value) == (
-        f"{name}=2020-01-01 changes nothing for {made[1]}, which is prepared: leave it out, or prepare the raw files "
-        "with it."
+        f"data.{name}=2020-01-01 changes nothing for the prepared files in {made[1]}: leave it out, or prepare "
+        "the raw files with it."
     )
 
 
