@@ -16,7 +16,7 @@ def debug_nans_off_again():
     jax.config.update("jax_debug_nans", False)
 
 
-@pytest.mark.slow  # operation by operation
+@pytest.mark.nightly  # operation by operation
 @pytest.mark.usefixtures("one_device", "debug_nans_off_again")
 def test_a_nan_is_named_with_its_line(tmp_path, monkeypatch):
     def broken(logits, *labels):
