@@ -82,11 +82,6 @@ class ModelConfig:
         "initial weights: AlphaFold's (each block starts as the identity), or LeCun normal everywhere",
         ("af2", "lecun"),
     )
-    remat: str = key(
-        "block",
-        "what the backward pass keeps: everything, block borders only, or borders and matrix products",
-        ("none", "block", "dots"),
-    )
     recycles: int = key(0, "passes before the last one, at most; a training step draws how many, each equally likely")
     extra_msa: ExtraMSAConfig = group(ExtraMSAConfig, "the extra MSA stack")
     template: TemplateConfig = group(TemplateConfig, "the template embedding")
@@ -100,12 +95,27 @@ class MeshConfig:
     fsdp: int = key(1, "devices that split parameters, optimizer state and EMA, and the batch; -1: the rest")
     context: int = key(1, "devices that split one example's MSA rows, residues and pair rows; -1: the rest")
     microbatch: int = key(1, "examples of a device that pass through the model together")
+    remat: str = key(
+        "auto",
+        "what is computed again in the backward pass: nothing, a block but for what other devices sent, or all of a block; "
+        "auto: as little as memory allows",
+        ("auto", "none", "gathered", "block"),
+    )
     simulate: int = key(0, "make this many CPU devices instead of using the machine's; 0: use the machine's")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetConfig:
+    chips: int | None = key(None, "number of chips, or GPUs")
+    devices_per_chip: int = key(1, "devices that JAX sees of a chip")
+    topology: str | None = key(None, "libtpu's name of their arrangement; null: no TPUs")
     peak_tflops: float | None = key(None, "bf16 peak of one device in TFLOP/s, for time/utilisation; null: not logged")
+    memory_gib: float | None = key(None, "memory of one device in GiB, which mesh.remat=auto fills; null: not known")
+    memory_gbps: float | None = key(None, "GB/s that a device moves to and from its memory")
+    link_gbps: float | None = key(None, "GB/s that a device receives from those it has a fast link to")
+    network_gbps: float | None = key(None, "GB/s that a device receives from others")
+    linked_devices: int | None = key(None, "devices that fast links connect; null: all")
+    usd_per_chip_hour: float | None = key(None, "price of a chip in US dollars an hour")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +156,7 @@ class KernelsConfig:
     attention: str = key(
         "xla",
         "how attention is computed: all rows at once (on a CPU, as many as its cache holds), in chunks recomputed "
-        "backward, or by cuEquivariance (NVIDIA)",
+        "backward (the outer product mean too), or by cuEquivariance (NVIDIA)",
         ("xla", "xla_chunked", "cueq"),
     )
     chunk_rows: int | None = key(None, "rows of a chunk, for attention=xla_chunked")
@@ -197,6 +207,17 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    search: bool = key(False, "try meshes, what blocks keep and micro-batches, and plan the cheapest that fits")
+    out: str | None = key(None, "directory that is written; null: plan in run_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig:
+    arrays: bool = key(False, "list every array of parameters: its shape, and the dimension that fsdp splits")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     out: str | None = key(None, "directory that is written")
     shard: str = key("0/1", "the part i/n of the work that this process does, 0 ≤ i < n, for n jobs on a cluster")
@@ -206,7 +227,7 @@ class PrepareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    command: str = key("train", "what to do", ("train", "prepare", "evaluate", "predict"))
+    command: str = key("train", "what to do", ("train", "prepare", "info", "plan", "evaluate", "predict"))
     name: str = key(MISSING, "the run's name; names its directory and its W&B run")
     run_dir: str = key("runs/${name}", "where everything of the run is written; the same at every restart")
     seed: int = key(0, "seed of everything random: weights, data order, masking, dropout")
@@ -235,6 +256,8 @@ class Config:
     logger: LoggerConfig = group(LoggerConfig, "what is reported, and where")
     debug: DebugConfig = group(DebugConfig, "aids for finding a fault")
     prepare: PrepareConfig = group(PrepareConfig, "for command=prepare")
+    info: InfoConfig = group(InfoConfig, "for command=info")
+    plan: PlanConfig = group(PlanConfig, "for command=plan")
     evaluate: EvaluateConfig = group(EvaluateConfig, "for command=evaluate")
     predict: PredictConfig = group(PredictConfig, "for command=predict")
 

@@ -20,7 +20,7 @@ class OuterProductMean(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
-        c = config.c_outer
+        c, self.chunk_rows = config.c_outer, policy.chunk_rows
         self.norm = LayerNorm(config.c_m, policy=policy)
         self.left = Dense((config.c_m,), (c,), policy=policy, rngs=rngs)
         self.right = Dense((config.c_m,), (c,), policy=policy, rngs=rngs)
@@ -36,7 +36,8 @@ class OuterProductMean(nnx.Module):
             return self.output(jnp.einsum("isc,sjd->ijcd", left_ISC, right_SJD))
 
         products = right_SJD[0].size * left_SIC.shape[-1]
-        update_IJC = map_rows(sum_products, jnp.swapaxes(left_SIC, 0, 1), numbers=products)
+        left_ISC = jnp.swapaxes(left_SIC, 0, 1)
+        update_IJC = map_rows(sum_products, left_ISC, numbers=products, chunk=self.chunk_rows)
         sequences_IJ = jnp.einsum("si,sj->ij", mask_SI, mask_SJ)
         wide = jnp.promote_types(update_IJC.dtype, jnp.float32)
         return (update_IJC.astype(wide) / (EPSILON + sequences_IJ)[..., None]).astype(update_IJC.dtype)

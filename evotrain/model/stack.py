@@ -9,10 +9,12 @@ from jax import lax
 from evotrain.config import ModelConfig
 from evotrain.model.layers import Policy
 from evotrain.parallel import fsdp
+from evotrain.parallel.context import GATHERED
 
+# By mesh.remat, but for "none", which has no checkpoint at all.
 REMAT_POLICIES = {
     "block": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "gathered": jax.checkpoint_policies.save_only_these_names(GATHERED),
 }
 
 
@@ -20,7 +22,7 @@ class Stack(nnx.Module):
     """`length` blocks of a class, whose parameters have a leading layer dimension.
 
     They run under one scan, so that 48 blocks compile as fast as two. A block's parameters are gathered inside the
-    scan, and `model.remat` says what is kept for the backward pass. A block is made by `(config, policy=…, rngs=…)`,
+    scan, and `mesh.remat` says what is kept for the backward pass. A block is made by `(config, policy=…, rngs=…)`,
     called as `block(*carry, *shared, key)`, and returns the new carry.
     """
 
@@ -47,8 +49,9 @@ class Stack(nnx.Module):
             block = nnx.merge(graphdef, fsdp.gather(params, whole))
             return block(*carry, *shared, key), None
 
-        if self.config.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
+        if self.policy.remat != "none":
+            # XLA unrolls a loop of one block, and would then compute once what is to be computed again.
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.policy.remat], prevent_cse=self.length == 1)
         keys = None if key is None else jax.random.split(key, self.length)
         carry, _ = lax.scan(body, carry, (nnx.state(self.blocks, nnx.Param), keys))
         return carry

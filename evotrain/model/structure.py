@@ -52,7 +52,7 @@ class StructureModule(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
         c_s = config.structure.c_s
-        self.layers, self.remat = config.structure.layers, config.remat
+        self.layers, self.remat = config.structure.layers, policy.remat
         self.norm_single = LayerNorm(c_s, policy=policy)
         self.norm_pair = LayerNorm(config.c_z, policy=policy)
         self.project = Dense((c_s,), (c_s,), policy=policy, rngs=rngs)

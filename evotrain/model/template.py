@@ -81,7 +81,7 @@ class TemplateEmbedding(nnx.Module):
     def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
         built = {"policy": policy, "rngs": rngs}
         template = config.template
-        self.remat = config.remat != "none"
+        self.remat = policy.remat != "none"
         narrow = replace(
             config,
             c_z=template.c_t,

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from evotrain.parallel.mesh import BATCH_AXES, CONTEXT, differing_axes, vary, varying_axes
+
+GATHERED = "gathered"  # the name by which `model.stack` may keep for the backward pass what other devices have sent
 
 
 def size() -> int:
@@ -23,12 +26,18 @@ def size() -> int:
 
 def gather(x: jax.Array, dim: int) -> jax.Array:
     """The whole of `x`, of which each device holds a part of dimension `dim`; the gradient is reduce-scattered."""
-    return x if size() == 1 else lax.all_gather(x, CONTEXT, axis=dim, tiled=True)
+    if size() == 1:
+        return x
+    return checkpoint_name(lax.all_gather(x, CONTEXT, axis=dim, tiled=True), GATHERED)
 
 
 def switch(x: jax.Array, from_dim: int, to_dim: int) -> jax.Array:
     """`x`, sharded along `from_dim`, as its shard along `to_dim` (an all-to-all)."""
-    return x if size() == 1 else lax.all_to_all(x, CONTEXT, split_axis=to_dim, concat_axis=from_dim, tiled=True)
+    if size() == 1:
+        return x
+    return checkpoint_name(
+        lax.all_to_all(x, CONTEXT, split_axis=to_dim, concat_axis=from_dim, tiled=True), GATHERED
+    )
 
 
 def sum_shards(x: jax.Array) -> jax.Array:

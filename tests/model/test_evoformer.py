@@ -62,7 +62,7 @@ def block(dtype: str = "float32") -> EvoformerBlock:
 
 
 def stack(remat: str, blocks: int = 2) -> EvoformerStack:
-    return EvoformerStack(replace(CONFIG, remat=remat, blocks=blocks), policy=Policy(), rngs=nnx.Rngs(0))
+    return EvoformerStack(replace(CONFIG, blocks=blocks), policy=Policy(remat=remat), rngs=nnx.Rngs(0))
 
 
 def gradient(remat: str, blocks: int = 2) -> jax.stages.Lowered:
@@ -128,15 +128,13 @@ def updates_of(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_rematerialisation_changes_the_program_and_no_gradient():
-    programs = {remat: compiled(remat).as_text() for remat in ("none", "dots", "block")}
+    programs = {remat: compiled(remat).as_text() for remat in ("none", "block")}
     counts = {remat: dot_products(program) for remat, program in programs.items()}
-    # What is kept need not be multiplied again.
-    assert counts["none"] < counts["dots"] < counts["block"], counts
+    assert counts["none"] < counts["block"], counts
     expected = compiled("none")(random_params(2), *arguments(), jax.random.key(0))
-    for remat in ("dots", "block"):
-        found = compiled(remat)(random_params(2), *arguments(), jax.random.key(0))
-        error, array = largest_error(found, expected)
-        assert error < 1e-5, array
+    found = compiled("block")(random_params(2), *arguments(), jax.random.key(0))
+    error, array = largest_error(found, expected)
+    assert error < 1e-5, array
 
 
 def test_a_key_draws_dropout_and_the_same_key_the_same():

@@ -37,7 +37,7 @@ class Block(nnx.Module):
 
 
 def stack(remat: str = "block") -> Stack:
-    return Stack(Block, replace(CONFIG, remat=remat), LENGTH, policy=Policy(), rngs=nnx.Rngs(0))
+    return Stack(Block, CONFIG, LENGTH, policy=Policy(remat=remat), rngs=nnx.Rngs(0))
 
 
 def test_its_parameters_are_those_of_the_blocks_with_a_layer_dimension():
