@@ -16,7 +16,7 @@ from evotrain.data.sources import open_source
 from evotrain.evaluation import Evaluation
 from evotrain.metrics import write_per_protein
 from evotrain.model.kernels import check_available
-from evotrain.parallel import distributed
+from evotrain.parallel import devices, distributed
 from evotrain.parallel.mesh import make_mesh
 from evotrain.resume import check_hosts_agree, load_params
 from evotrain.run_dir import disk_errors, write_atomic
@@ -33,6 +33,7 @@ def evaluate_run(config: Config) -> float | None:
       EvotrainError: a mistake in the configuration or the data, or a checkpoint that cannot be used.
     """
     distributed.start()
+    devices.find()
     check(config, jax.device_count())
     check_available(config)
     config = dataclasses.replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))

@@ -66,7 +66,7 @@ class Evaluation:
         self._batch_size = min(config.batch_size, math.ceil(examples / shards) * shards)
         self._sharding = batch_sharding(mesh)
         self._rows = local_rows(self._sharding, self._batch_size)
-        self._minutes = config.data.timeout
+        self._minutes, self._residues = config.data.timeout, config.data.crop
         self._baseline: list[Metrics] | None = None
 
     def run(self, params: Any) -> Report:
@@ -117,7 +117,9 @@ class Evaluation:
         filled = examples + examples[-1:] * (self._batch_size - len(examples))
         batch = to_devices(stack([filled[row] for row in self._rows]), self._rows, self._batch_size, self._sharding)
         metrics, maps, residues = _fetch(self._step(params, batch))
-        predicted = maps | residues
+        n = self._residues  # without what the devices' shares are padded with
+        predicted = {name: x[:, :n, :n] for name, x in maps.items()}
+        predicted |= {name: x[:, :n] if x.ndim > 1 else x for name, x in residues.items()}
         return [
             ({name: float(x[row]) for name, x in metrics.items()}, {name: x[row] for name, x in predicted.items()})
             for row in range(len(examples))

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from evotrain.config import Config, ModelConfig
 from evotrain.data.features.example import ExampleShape, Features, example, example_shape
+from evotrain.data.features.padding import pad, padded_size
 from evotrain.data.protein import CA_ATOM, NUM_ATOMS, UNKNOWN, Protein
 from evotrain.data.queries import Query
 from evotrain.errors import DataError, RunError
@@ -23,7 +24,7 @@ from evotrain.metrics import pair_distances
 from evotrain.model.network import RESAMPLED
 from evotrain.model.recycling import Recycled
 from evotrain.parallel import distributed
-from evotrain.parallel.mesh import pair_rows_sharding, replicated_sharding
+from evotrain.parallel.mesh import context_shards, pair_rows_sharding, replicated_sharding
 
 # Buckets of residues are multiples of 32, and from 256 residues on at most an eighth larger than the protein.
 LEAST_STEP, STEPS_PER_OCTAVE = 32, 8
@@ -71,12 +72,12 @@ class Folding:
         known = np.flatnonzero(protein.msa[0] < UNKNOWN)
         if not known.size:
             raise DataError(f"none of its {length} residues is known: there is nothing to fold.")
-        shape = bucket_shape(example_shape(config), depth, length, mesh.devices.size)
+        shape = bucket_shape(example_shape(config), depth, length)
         if shape not in self._compiled:
             self._compiled.add(shape)
             self._report(f"Compiling for up to {shape.crop} residues and {shape.msa_clusters} MSA rows …")
         start = time.monotonic()
-        features = pass_features(protein, shape, config.seed)
+        features = pass_features(protein, shape, config.seed, context_shards(mesh))
 
         def step(recycled: Recycled) -> tuple[Arrays, Recycled]:
             outputs, recycled = self._step(self._params, next(features), recycled)
@@ -125,43 +126,45 @@ def recycle(
     return jax.device_get(outputs), changes
 
 
-def residue_bucket(length: int, multiple: int) -> int:
-    """The residues that a protein is padded to: one of few numbers, divisible by `multiple`."""
+def residue_bucket(length: int) -> int:
+    """The residues that a protein is padded to: one of few numbers."""
     octave = 2 ** (length - 1).bit_length() // 2
-    step = int(np.lcm(max(LEAST_STEP, octave // STEPS_PER_OCTAVE), multiple))
-    return -(-length // step) * step
+    return padded_size(length, max(LEAST_STEP, octave // STEPS_PER_OCTAVE))
 
 
-def row_bucket(depth: int, most: int, multiple: int) -> int:
+def row_bucket(depth: int, most: int) -> int:
     """The rows that an alignment of `depth` rows is padded to: one of few numbers, at most `most`.
 
-    It is divisible by `multiple` if `most` is. Padding changes no prediction, but a lone sequence folds several times
-    faster without most of it.
+    Padding changes no prediction, but a lone sequence folds several times faster without most of it.
     """
-    rows = int(np.lcm(LEAST_ROWS, multiple))
+    rows = LEAST_ROWS
     while rows < min(depth, most):
         rows *= ROWS_FACTOR
     return min(rows, most)
 
 
-def bucket_shape(shape: ExampleShape, depth: int, length: int, context: int) -> ExampleShape:
-    """The padded shape of one pass over an alignment [depth, length] that `context` devices share, without labels."""
-    clusters = row_bucket(depth, shape.msa_clusters, context)
-    extra = row_bucket(depth - clusters, shape.extra_msa, context) if shape.extra_msa else 0
-    crop = residue_bucket(length, context)
+def bucket_shape(shape: ExampleShape, depth: int, length: int) -> ExampleShape:
+    """The padded shape of one pass over an alignment [depth, length], without labels."""
+    clusters = row_bucket(depth, shape.msa_clusters)
+    extra = row_bucket(depth - clusters, shape.extra_msa) if shape.extra_msa else 0
+    crop = residue_bucket(length)
     return replace(shape, crop=crop, msa_clusters=clusters, extra_msa=extra, passes=1, structure=False)
 
 
-def pass_features(protein: Protein, shape: ExampleShape, seed: int) -> Iterator[Features]:
-    """The features of pass after pass, each with its own sample of the alignment: a function of protein and seed."""
+def pass_features(protein: Protein, shape: ExampleShape, seed: int, devices: int) -> Iterator[Features]:
+    """The features of pass after pass, each with its own sample of the alignment: a function of protein and seed.
+
+    Beyond `shape` they are padded for the `devices` that share them.
+    """
     rng = np.random.default_rng(seed)
     while True:
         features = example(protein, rng, shape, training=False)
-        yield {name: x[0] if name in RESAMPLED else x for name, x in features.items()}
+        yield pad({name: x[0] if name in RESAMPLED else x for name, x in features.items()}, devices)
 
 
 def nothing_recycled(model: ModelConfig, residues: int, mesh: Mesh) -> Recycled:
-    """What the first pass starts from: zeros."""
+    """What the first pass over so many residues, padded for the devices, starts from: zeros."""
+    residues = padded_size(residues, context_shards(mesh))
     shapes = Recycled((residues, model.c_m), (residues, residues, model.c_z), (residues, NUM_ATOMS, 3))
     placed = zip(shapes, recycled_shardings(mesh), strict=True)
     return Recycled(*(jnp.zeros(shape, jnp.float32, device=sharding) for shape, sharding in placed))

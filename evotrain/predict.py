@@ -8,12 +8,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from evotrain.checks import check, check_mesh
+from evotrain.checks import check
 from evotrain.config import Config
 from evotrain.console import Console
 from evotrain.data.queries import find_queries
 from evotrain.errors import ConfigError, DataError
-from evotrain.folding import Folding, residue_bucket
+from evotrain.folding import Folding
 from evotrain.model.kernels import check_available
 from evotrain.parallel import distributed
 from evotrain.parallel.mesh import make_mesh
@@ -73,7 +73,7 @@ def prediction_mesh(config: Config) -> Mesh:
     """The mesh of one example: `mesh.context` devices share it, whatever the other axes were in training.
 
     Raises:
-      ConfigError: there are fewer devices, or they cannot share the rows of an example evenly.
+      ConfigError: there are fewer devices.
     """
     devices = jax.device_count()
     context = devices if config.mesh.context == -1 else config.mesh.context
@@ -82,10 +82,7 @@ def prediction_mesh(config: Config) -> Mesh:
             f"mesh.context={context} needs {context} devices, but there {'is' if devices == 1 else 'are'} {devices}: "
             f"write mesh.context={devices}, or mesh.simulate={context} to try it on CPU devices."
         )
-    mesh = replace(config.mesh, data=1, fsdp=1, context=context)
-    # Residues are padded to a bucket, whatever the crop was in training.
-    check_mesh(replace(config, data=replace(config.data, crop=residue_bucket(1, context))), mesh)
-    return make_mesh(mesh)
+    return make_mesh(replace(config.mesh, data=1, fsdp=1, context=context))
 
 
 def _check_use(config: Config) -> None:

@@ -1,11 +1,11 @@
-"""What every test runs under: eight simulated CPU devices, and no silent broadcasting between ranks."""
+"""What every test runs under: sixteen simulated CPU devices, and no silent broadcasting between ranks."""
 
 import os
 import tempfile
 from pathlib import Path
 
 # Before jax is imported. A program that a test starts inherits them, unless it is started with `user_environment`.
-SIMULATED_DEVICES = "--xla_force_host_platform_device_count=8"
+SIMULATED_DEVICES = "--xla_force_host_platform_device_count=16"
 # Programs that run a few times: the machine code need not be the best. The HLO has the same operations.
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"

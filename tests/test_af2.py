@@ -19,6 +19,8 @@ from evotrain.step import train_step
 from evotrain.train import train
 from evotrain.weights import save_alphafold
 
+DEVICES = 8
+
 
 @pytest.mark.slow
 def test_published_sizes_can_be_traced(repository):
@@ -37,7 +39,7 @@ def test_published_sizes_compile(experiment, repository):
     compiled = step.lower(state, batch).compile()
     # Parameters, moments and average over eight devices, and little that is replicated.
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    assert compiled.memory_analysis().argument_size_in_bytes < 1.05 * whole / 8 + sum(
+    assert compiled.memory_analysis().argument_size_in_bytes < 1.05 * whole / DEVICES + sum(
         x.size * x.dtype.itemsize for x in batch.values()
     )
 
@@ -70,10 +72,10 @@ def test_both_experiments_train_at_a_reduced_depth(realdata, one_device, tmp_pat
 def program(experiment: str, repository: Path) -> tuple[Any, TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """The jitted step on eight devices, and the shapes of what it is given."""
     config = compose(
-        [f"+experiment={experiment}", f"data.root={repository / 'data/sample'}", "mesh=fsdp", "batch_size=8"]
+        [f"+experiment={experiment}", f"data.root={repository / 'data/sample'}", "mesh=fsdp", f"batch_size={DEVICES}"]
     )
-    check(config, jax.device_count())
-    config = replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
+    check(config, DEVICES)
+    config = replace(config, mesh=resolve_mesh(config.mesh, DEVICES))
     mesh = make_mesh(config.mesh)
     batch = batch_shapes(open_source(config), config, mesh)
     return train_step(config, mesh), abstract_state(config, mesh), batch

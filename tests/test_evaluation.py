@@ -39,6 +39,15 @@ def test_metrics_are_means_over_the_examples_in_batches_of_any_size():
         assert report.pictured.name == reports[1].pictured.name
 
 
+def test_predictions_have_no_padding_where_devices_share_an_example():
+    """The true contacts rank first: a map of another size would rank pairs of other residues."""
+    alone, shared = (evaluation(4, lambda source: source, f"mesh.context={context}").run(1.0) for context in (1, 5))
+    assert shared.metrics.keys() == alone.metrics.keys()
+    for name in alone.metrics.keys() - {"loss/masked_msa", "masked_msa/perplexity"}:  # here a mean with the padding
+        assert shared.metrics[name] == pytest.approx(alone.metrics[name], rel=1e-6), name
+    np.testing.assert_array_equal(shared.pictured.distance, alone.pictured.distance)
+
+
 def test_contacts_beside_baseline_and_chance():
     metrics = evaluation(4).run(1.0).metrics
     assert metrics["contact/precision_at_L5"] == metrics["permuted/precision_at_L5"]  # this model reads no alignment

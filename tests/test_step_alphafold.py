@@ -1,14 +1,26 @@
-"""The step of the whole network, all of its parts and two recycles, on meshes equals a plain program on one device."""
+"""The step of the whole network, all of its parts and two recycles, on meshes equals a plain program on one device.
 
-from dataclasses import replace
-from functools import cache, partial
+No size is one that the context axis divides, and on many meshes a shard of every second example is all padding.
+"""
+
+from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from mesh_gradients import (
+    BATCH,
+    ERROR,
+    Case,
+    assert_equal_on_mesh,
+    cases,
+    configured_meshes,
+    make_mesh,
+    of_examples,
+    other_meshes,
+    place,
+)
 from quick_compile import QUICK
 from tree_error import largest_error
 
@@ -16,24 +28,20 @@ from evotrain.config import (
     Config,
     ExtraMSAConfig,
     LossConfig,
-    MeshConfig,
     ModelConfig,
     OptimizerConfig,
     StructureConfig,
     TemplateConfig,
 )
 from evotrain.data.features.example import example, example_shape
+from evotrain.data.features.padding import pad
 from evotrain.data.pipeline import stack
 from evotrain.data.protein import Protein, Templates
 from evotrain.data_config import CoevolutionConfig
-from evotrain.model.network import bind, draw_choices, network
-from evotrain.parallel import fsdp
-from evotrain.parallel.mesh import ALL_AXES, batch_sharding
-from evotrain.parallel.replicas import differing_replicas
-from evotrain.step import CHOICES_STREAM, DROPOUT_STREAM, gradient_step
+from evotrain.model.network import bind, network
+from evotrain.step import eval_step
 
-BATCH, RESIDUES, SEEN = 2, 8, 8  # at 8 examples two recycles are drawn
-ERROR = 1e-5
+RESIDUES = 7
 
 CONFIG = Config(
     name="test",
@@ -58,10 +66,10 @@ CONFIG = Config(
         ),
         loss=LossConfig(resolved=0.5, violation=0.1, aligned_error=0.5),
     ),
-    optimizer=OptimizerConfig(clip="none", warmup_examples=0),
-    data=CoevolutionConfig(crop=RESIDUES, msa_clusters=4, extra_msa=4, templates=4),
+    # Between the norms of the examples, so that some are clipped.
+    optimizer=OptimizerConfig(clip="none", clip_norm=20.0, warmup_examples=0),
+    data=CoevolutionConfig(crop=RESIDUES, msa_clusters=5, extra_msa=6, templates=3),
 )  # fmt: skip
-Shape = tuple[int, int, int]
 
 
 @cache
@@ -103,54 +111,60 @@ def protein(seed: int, residues: int) -> Protein:
 
 @cache
 def batch() -> dict[str, np.ndarray]:
-    """One example that fills its crop, and one of which the last context shards hold nothing but padding."""
+    """Examples that fill their crop, and as many of which half is padding."""
     shape = example_shape(CONFIG)
     examples = [
         example(protein(seed, residues), np.random.default_rng(seed), shape) | {"skipped": np.float32(0)}
-        for seed, residues in enumerate((RESIDUES, RESIDUES // 2))
+        for seed, residues in enumerate((RESIDUES, RESIDUES // 2) * (BATCH // 2))
     ]
     return stack(examples)
 
 
 @cache
-def expected() -> Any:
-    """The mean gradient and metrics, outside of any mesh."""
+def plain() -> tuple[Any, dict[str, np.ndarray]]:
+    return of_examples(CONFIG, params(), batch())
+
+
+@pytest.mark.parametrize("case", cases([*configured_meshes(), *other_meshes(3)], daily={(1, 4, 4): pytest.mark.slow}))
+def test_the_gradient_is_that_of_a_plain_program(case: Case):
+    assert_equal_on_mesh(case, CONFIG, params(), batch(), plain())
+
+
+@cache
+def judge() -> Any:
+    """What evaluation finds, outside of any mesh."""
     graphdef, _ = network(CONFIG)
-    stream, choice = (
-        jax.random.fold_in(jax.random.key(CONFIG.seed), stream) for stream in (DROPOUT_STREAM, CHOICES_STREAM)
-    )
-    choices = draw_choices(CONFIG.model, jax.random.fold_in(choice, SEEN))
-    assert choices.recycles > 0
-    keys = jax.vmap(partial(jax.random.fold_in, stream))(SEEN + jnp.arange(BATCH))
-
-    def loss(params: Any, example: Any, key: jax.Array) -> Any:
-        return bind(graphdef, params).loss(example, key, choices)
-
-    gradients = jax.jit(jax.vmap(jax.grad(loss, has_aux=True), (None, 0, 0)), compiler_options=QUICK)
-    return jax.tree.map(lambda x: np.mean(x, axis=0), jax.device_get(gradients(params(), batch(), keys)))
+    return jax.jit(jax.vmap(lambda example: bind(graphdef, params()).predict(example)), compiler_options=QUICK)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [pytest.param((1, 2, 4), marks=pytest.mark.slow), pytest.param((2, 1, 2), marks=pytest.mark.nightly)],
-    ids=str,
-)
-def test_the_gradient_is_that_of_a_plain_program(shape: Shape):
-    data, parts, context = shape
-    config = replace(CONFIG, mesh=MeshConfig(data=data, fsdp=parts, context=context))
-    devices = jax.devices()[: np.prod(shape)]
-    mesh = jax.make_mesh(shape, ALL_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    placed = jax.device_put(params(), fsdp.shardings(params(), mesh))
-    examples = jax.device_put(batch(), batch_sharding(mesh))
-    program = gradient_step(config, mesh).lower(placed, examples, jnp.int32(SEEN)).compile(QUICK)
-    grads, metrics = program(placed, examples, jnp.int32(SEEN))
+def assert_equal_without_padding(found: Any, expected: Any) -> None:
+    """Asserts that both have the same metrics, and the same predictions for the residues that are there."""
+    there = batch()["seq_mask"]
 
-    wanted_grads, wanted_metrics = expected()
-    error, array = largest_error(grads, wanted_grads)
-    metric_error, metric = largest_error(
-        metrics, wanted_metrics | {"data/substituted": np.float32(0), "data/skipped": np.float32(0)}
-    )
-    print(f"{shape}: gradients {error:.1e} {array}, metrics {metric_error:.1e} {metric}")
+    def without_padding(judged: Any) -> Any:
+        metrics, maps, residues = jax.device_get(judged)
+        pairs = there[:, :, None] * there[:, None]
+        maps = {name: x[:, :RESIDUES, :RESIDUES] * pairs for name, x in maps.items()}
+
+        def chain(x: np.ndarray) -> np.ndarray:
+            return x[:, :RESIDUES] * there.reshape(*there.shape, *(1,) * (x.ndim - 2)) if x.ndim > 1 else x
+
+        return metrics, maps, jax.tree.map(chain, residues)
+
+    error, array = largest_error(without_padding(found), without_padding(expected))
+    print(f"{error:.1e} {array}")
     assert error <= ERROR, array
-    assert metric_error <= ERROR, metric
-    assert differing_replicas((grads, metrics)) == []
+
+
+@pytest.mark.slow
+def test_padding_changes_no_metric_and_no_prediction():
+    assert_equal_without_padding(judge()(pad(batch(), 5)), judge()(batch()))
+
+
+@pytest.mark.nightly
+def test_evaluation_on_a_mesh_is_that_of_a_plain_program():
+    case = Case((2, 2, 4), "none", 1, "block")
+    mesh = make_mesh(case.shape)
+    placed, examples = place(params(), batch(), mesh)
+    found = eval_step(case.of(CONFIG), mesh).lower(placed, examples).compile(QUICK)(placed, examples)
+    assert_equal_without_padding(found, judge()(batch()))

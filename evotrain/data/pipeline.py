@@ -15,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evotrain.config import Config
+from evotrain.data.features.padding import pad
 from evotrain.data.reading import readers
 from evotrain.data.sources import HOST_KEYS, Example, Source
-from evotrain.parallel.mesh import batch_sharding
+from evotrain.parallel.mesh import batch_sharding, context_shards
 from evotrain.workers import available_cores
 
 MANY_STEPS = 2**40  # no run ends for want of examples
@@ -134,7 +135,10 @@ def local_rows(sharding: jax.sharding.NamedSharding, batch_size: int) -> list[in
 def to_devices(
     batch: dict[str, np.ndarray], rows: list[int], batch_size: int, sharding: jax.sharding.NamedSharding
 ) -> dict[str, jax.Array]:
-    """The global arrays of a batch of which this process has prepared `rows`; host-only features are left out."""
+    """The global arrays of a batch of which this process has prepared `rows`, padded to sizes that devices can share.
+
+    Host-only features are left out.
+    """
     position = {row: i for i, row in enumerate(rows)}
 
     def place(x: np.ndarray) -> jax.Array:
@@ -144,14 +148,19 @@ def to_devices(
 
         return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, part)
 
-    return {name: place(x) for name, x in batch.items() if name not in HOST_KEYS}
+    padded = pad(batch, context_shards(sharding.mesh))
+    return {name: place(x) for name, x in padded.items() if name not in HOST_KEYS}
 
 
 def batch_shapes(source: Source, config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a training batch, from one example of the source."""
     with readers(source.train, config.data.timeout, named=lambda index: f"example 0 ({source.name(index)})") as workers:
-        example = workers.run(0)
-    sharding = batch_sharding(mesh)
+        return shapes_of_batch(workers.run(0), config, mesh)
+
+
+def shapes_of_batch(example: Example, config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a training batch of examples like this one."""
+    example, sharding = pad(example, context_shards(mesh)), batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct((config.batch_size, *np.shape(x)), np.asarray(x).dtype, sharding=sharding)
         for name, x in example.items()

@@ -262,9 +262,10 @@ class RepresentationRegression(nnx.Module):
         return self._judge(example, None)[1], {}, {}
 
     def _judge(self, example: Example, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+        msa_mask, pair_mask = example["msa_mask"], example["pair_mask"]
         m, z = (shard(example[name], 0).astype(self.dtype) for name in ("msa", "pair"))
-        m, z = self.evoformer(m, z, example["msa_mask"], example["pair_mask"], key)
-        total = _mean_square(m, example["msa"].size) + _mean_square(z, example["pair"].size)
+        m, z = self.evoformer(m, z, msa_mask, pair_mask, key)
+        total = _mean_square(m, msa_mask) + _mean_square(z, pair_mask)
         return total, {"loss": total}
 
 
@@ -276,8 +277,10 @@ def _wide_dtype(x: jax.Array) -> np.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _mean_square(x: jax.Array, size: int) -> jax.Array:
-    return sum_shards(jnp.sum(jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))))) / size
+def _mean_square(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mean of squares over what is not padding; `x` [R, N, C] is sharded along rows, `mask` [R, N] is whole."""
+    squares = jnp.square(x.astype(_wide_dtype(x))) * shard(mask, 0)[..., None]
+    return sum_shards(jnp.sum(squares)) / (jnp.sum(mask) * x.shape[-1])
 
 
 def network(config: Config) -> tuple[nnx.GraphDef, Any]:

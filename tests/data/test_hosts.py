@@ -21,7 +21,9 @@ SIZES = ["data.crop=8", "data.msa_clusters=4", f"batch_size={BATCH_SIZE}"]
 SCRIPT = Path(__file__).with_name("host_batches.py")
 
 
-@pytest.mark.parametrize("mesh", [["mesh.data=4"], ["mesh.data=2", "mesh.context=2"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "mesh", [["mesh.data=4"], ["mesh.data=2", "mesh.context=2"], ["mesh.data=1", "mesh.context=4"]], ids=" ".join
+)
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_the_same_global_batches_on_any_number_of_hosts(repository, tmp_path, processes, mesh):
     """Each example byte for byte as it is defined; hosts that hold the same row of a batch have read the same."""

@@ -96,7 +96,18 @@ def test_a_batch_is_spread_over_the_mesh(config, mesh):
             np.testing.assert_array_equal(shard.data, x[shard.index])
 
 
-def test_shapes_are_known_before_the_first_batch(config, mesh):
+def test_a_batch_is_padded_for_the_devices_that_share_its_examples(config):
+    mesh = make_mesh(replace(config.mesh, data=2, context=3))
+    (batch,), (unpadded,) = batches(config, mesh, 0, 1), expected(config, 0, 1)
+    assert batch["msa_feat"].shape == (BATCH_SIZE, 1, 6, 9, 49)
+    np.testing.assert_array_equal(batch["msa_feat"][:, :, :4, :8], unpadded["msa_feat"])
+    assert not batch["msa_mask"][:, :, 4:].any()
+    assert not batch["seq_mask"][:, 8:].any()
+
+
+@pytest.mark.parametrize("context", [4, 3])
+def test_shapes_are_known_before_the_first_batch(config, context):
+    mesh = make_mesh(replace(config.mesh, context=context))
     shapes = batch_shapes(open_source(config), config, mesh)
     (batch,) = batches(config, mesh, 0, 1)
     assert {name: (x.shape, x.dtype) for name, x in shapes.items()} == {

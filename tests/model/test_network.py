@@ -9,6 +9,7 @@ import pytest
 from quick_compile import QUICK
 
 from evotrain.config import Config, ModelConfig
+from evotrain.data.features.padding import pad
 from evotrain.data.generated.synthetic import gaussian_example
 from evotrain.data_config import CoevolutionConfig, SyntheticConfig
 from evotrain.model.network import bind, initial_params, network
@@ -100,10 +101,22 @@ def test_initial_parameters_have_the_shapes_of_the_network(config: Config):
     assert {x.shape[0] for x in jax.tree.leaves(params["evoformer"]["blocks"])} == {config.model.blocks}
 
 
+def gaussian() -> dict[str, np.ndarray]:
+    return gaussian_example(0, 0, residues=RESIDUES, sequences=SEQUENCES, c_m=SIZES["c_m"], c_z=SIZES["c_z"])
+
+
 def test_fresh_regression_is_the_mean_square_of_its_input():
     graphdef, shapes = network(REGRESSION)
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)  # final layers start at zero
-    sizes = {"residues": RESIDUES, "sequences": SEQUENCES, "c_m": SIZES["c_m"], "c_z": SIZES["c_z"]}
-    example = gaussian_example(0, 0, **sizes)
+    example = gaussian()
     metrics, _, _ = jax.jit(bind(graphdef, params).predict)(example)
     np.testing.assert_allclose(metrics["loss"], np.mean(example["msa"] ** 2) + np.mean(example["pair"] ** 2), rtol=1e-5)
+
+
+def test_padding_is_not_regressed():
+    rng = np.random.default_rng(0)
+    graphdef, shapes = network(REGRESSION)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32), shapes)
+    predict = jax.jit(bind(graphdef, params).predict, compiler_options=QUICK)
+    losses = [predict(pad(gaussian(), devices))[0]["loss"] for devices in (1, 5)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
