@@ -151,8 +151,7 @@ class Run:
         """Around the loop: writes summary.json, however the loop ends."""
         status = "failed"
         try:
-            with self._reports.watched(self._logger.warn_once):
-                yield
+            yield
             self._checkpoints.wait()
             status = "finished"
         except KeyboardInterrupt:
@@ -168,8 +167,8 @@ class Run:
             raise
         except FloatingPointError as error:
             raise RunError(f"debug.nans: step {self._done + 1} made a NaN ({_where(error)}).") from error
-        except EvotrainError as error:  # met by this process, while the others only lose it
-            self._reports.send([f"process {jax.process_index()} ended the run: {error}"])
+        except EvotrainError as error:  # perhaps met by this process alone, while the others wait for it
+            distributed.tell_others(str(error))
             raise
         finally:
             with suppress(RunError):  # of a full disk; what ended the run is already on its way up

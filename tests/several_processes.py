@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from quick_compile import QUICK
+
 DEVICES = 4
-PATIENCE = 200  # seconds; nothing here measures time
+QUICK_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
+PATIENCE = 400  # seconds; nothing here measures time
 
 
 def run_together(script: Path, processes: int, arguments: Callable[[int], Sequence[str]]) -> list[str]:
@@ -22,9 +25,9 @@ def run_together(script: Path, processes: int, arguments: Callable[[int], Sequen
 
 @contextmanager
 def started_together(
-    script: Path, processes: int, arguments: Callable[[int], Sequence[str]]
+    script: Path, processes: int, arguments: Callable[[int], Sequence[str]], *, errors: bool = False
 ) -> Iterator[list[subprocess.Popen]]:
-    """The processes while they run; those that are left in the end are killed."""
+    """The processes while they run; those that are left in the end are killed. With `errors`, stderr goes to stdout."""
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
     started = [
@@ -32,6 +35,7 @@ def started_together(
             [sys.executable, str(script), *arguments(process)],
             env=_environment(processes, process, port),
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if errors else None,
             text=True,
         )
         for process in range(processes)
@@ -49,7 +53,7 @@ def _environment(processes: int, process: int, port: int) -> dict[str, str]:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+        "XLA_FLAGS": f"{QUICK_FLAGS} --xla_force_host_platform_device_count={DEVICES // processes}",
     }
     if processes > 1:
         environment |= {

@@ -35,9 +35,7 @@ def switch(x: jax.Array, from_dim: int, to_dim: int) -> jax.Array:
     """`x`, sharded along `from_dim`, as its shard along `to_dim` (an all-to-all)."""
     if size() == 1:
         return x
-    return checkpoint_name(
-        lax.all_to_all(x, CONTEXT, split_axis=to_dim, concat_axis=from_dim, tiled=True), GATHERED
-    )
+    return checkpoint_name(lax.all_to_all(x, CONTEXT, split_axis=to_dim, concat_axis=from_dim, tiled=True), GATHERED)
 
 
 def sum_shards(x: jax.Array) -> jax.Array:

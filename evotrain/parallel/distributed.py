@@ -3,34 +3,36 @@
 Importing this module touches no device, and a run of one process passes through every function without delay.
 """
 
+import atexit
 import json
 import os
 import queue
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src import cloud_tpu_init, distributed
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from evotrain.errors import ConfigError, EvotrainError, RunError
+from evotrain.errors import EvotrainError, RunError
+from evotrain.parallel import launchers
+from evotrain.parallel.watch import Relay, Watch, bypass_proxies
 
-EXPLICIT = ("EVOTRAIN_COORDINATOR", "EVOTRAIN_PROCESSES", "EVOTRAIN_PROCESS")
-
-# Everything that JAX reads to find its place in a SLURM step; the shell of an allocation has only some of them.
-SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_watch: Watch | None = None  # over this process, which can join a run once
 
 
 def start(*, seconds: float = 300) -> None:
     """Joins the other processes of this run, where there are any. Call it before anything touches a device.
 
     The others are found through EVOTRAIN_COORDINATOR=host:port, EVOTRAIN_PROCESSES and EVOTRAIN_PROCESS, or else
-    through what JAX knows of SLURM, Open MPI and TPU pods. A second call does nothing.
+    through what JAX knows of SLURM, Open MPI and TPU slices. From then on this process ends when another one dies. A
+    second call does nothing.
 
     Raises:
       ConfigError: the EVOTRAIN_* variables are incomplete or impossible.
@@ -38,14 +40,11 @@ def start(*, seconds: float = 300) -> None:
     """
     if jax.distributed.is_initialized():
         return
-    arguments = _explicit(os.environ)
-    if arguments is None:
-        if not _launched_with_others(os.environ):
-            return
-        arguments = {}
-    if arguments.get("process_id") == 0:
-        _check_port_free(arguments["coordinator_address"])
-    _initialize(arguments, seconds)
+    place = launchers.explicit_place(os.environ)
+    if place is not None or launchers.launched_with_others(os.environ):
+        _join(place, seconds)
+    else:
+        launchers.leave_out_libtpu()
 
 
 def is_primary() -> bool:
@@ -99,6 +98,28 @@ def from_every_process(value: Any) -> list[Any]:
     return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
 
 
+def exchange(name: str, value: Any, seconds: float) -> list[Any]:
+    """As `from_every_process`, without touching a device and with a time limit; a `name` can be used once.
+
+    Raises:
+      RunError: a process did not give its value within `seconds`.
+    """
+    if process_count() == 1:
+        return [value]
+    state, folder = _state(), f"evotrain/{name}"
+    state.client.key_value_set(f"{folder}/{state.process_id}", json.dumps(value))
+    found, deadline = [], time.monotonic() + seconds
+    for process in range(state.num_processes):
+        remaining = max(1, int(1000 * (deadline - time.monotonic())))
+        try:
+            found.append(json.loads(state.client.blocking_key_value_get(f"{folder}/{process}", remaining)))
+        except jax.errors.JaxRuntimeError as error:
+            raise RunError(
+                f"process {process} did not tell its {name} within {seconds:g} s: look at the end of its log"
+            ) from error
+    return found
+
+
 @contextmanager
 def on_process_0() -> Iterator[bool]:
     """Around what process 0 does alone, where the value is true: its EvotrainError is raised on every process.
@@ -132,30 +153,31 @@ def on_every_process() -> Iterator[None]:
         raise RunError(sentence)
 
 
-def start_table(*, seconds: float = 60) -> list[str]:
-    """One line a process: its number, its host, its devices. Every process must call it.
-
-    Raises:
-      RunError: a process did not report within `seconds`.
-    """
-    hosts = _hosts(seconds)
-    lines = []
-    for process, host in enumerate(hosts):
-        devices = [device for device in jax.devices() if device.process_index == process]
-        names = ", ".join(str(device.id) for device in devices)
-        kind = devices[0].device_kind if devices else "none"
-        lines.append(f"process {process}  {host}  {len(devices)} × {kind}  (devices {names})")
-    return lines
-
-
-def leave(code: int) -> NoReturn:
-    """Ends a process that has failed, at once.
+def leave(code: int, why: str | None = None) -> NoReturn:
+    """Ends a process that has failed, at once; the others end too, and say `why`.
 
     A normal exit would first wait for the others to exit too, minutes during which no launcher can see the failure.
     """
+    if why is not None:
+        tell_others(why)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def tell_others(why: str) -> None:
+    """Ends the other processes with a sentence: that this one ended the run, and `why`."""
+    if _watch is not None:
+        _watch.tell(why)
+
+
+def blame_others() -> None:
+    """After an error of JAX: if the death of another process is behind it, ends this one with a sentence about that.
+
+    It may take a minute to find out. Returns if no other process has died.
+    """
+    if _watch is not None:
+        _watch.wait_for_verdict()
 
 
 def _state() -> Any:
@@ -163,38 +185,63 @@ def _state() -> Any:
     return distributed.global_state
 
 
-def _explicit(environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of `jax.distributed.initialize` that the EVOTRAIN_* variables give; None without them."""
-    given = [name for name in EXPLICIT if environ.get(name)]
-    if not given:
-        return None
-    missing = [name for name in EXPLICIT if name not in given]
-    if missing:
-        raise ConfigError(f"{', '.join(given)} is set but {', '.join(missing)} is not: set all three, or none")
-    coordinator, processes, process = (environ[name] for name in EXPLICIT)
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"EVOTRAIN_COORDINATOR={coordinator} must be host:port, for example 10.0.0.1:1234")
-    if not (processes.isdecimal() and process.isdecimal() and int(process) < int(processes)):
-        raise ConfigError(
-            f"EVOTRAIN_PROCESS={process} of EVOTRAIN_PROCESSES={processes} is impossible: number the processes from 0"
-        )
-    return {"coordinator_address": coordinator, "num_processes": int(processes), "process_id": int(process)}
+def _join(place: dict[str, Any] | None, seconds: float) -> None:
+    """Calls `jax.distributed.initialize` for a place that is given, or else detected, and gives up after `seconds`.
+
+    When its own limit passes, JAX aborts the process with a C++ stack trace. So it runs in a thread, with a limit that
+    it does not reach, and the time is kept here.
+    """
+    outcome: queue.Queue[Exception | None] = queue.Queue()
+    known = {} if place is None else dict(place)
+
+    def connect() -> None:
+        try:
+            if place is None:
+                known.update(launchers.detected_place(seconds))
+            if known["num_processes"] > 1:
+                _connect(known, seconds)
+            outcome.put(None)
+        except Exception as error:  # whatever it is, it is raised below, in the thread that asked
+            outcome.put(error)
+
+    threading.Thread(target=connect, name="jax.distributed.initialize", daemon=True).start()
+    try:
+        error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise RunError(_not_reached(known, seconds)) from None
+    if isinstance(error, EvotrainError):
+        raise error
+    if error is not None:
+        raise RunError(
+            f"the processes of this run could not be joined ({str(error).splitlines()[0]}): "
+            f"set {', '.join(launchers.EXPLICIT)} for each process, or start them with srun or launch/local.py"
+        ) from error
 
 
-def _launched_with_others(environ: Mapping[str, str]) -> bool:
-    """Whether a launcher that JAX knows has started this process as one of several."""
-    if all(name in environ for name in SLURM_STEP) and int(environ["SLURM_NTASKS"]) > 1:
-        return True
-    if int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        return True
-    if int(environ.get("MEGASCALE_NUM_SLICES", "1")) > 1:
-        return True
-    workers = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
-    if workers:
-        return "," in workers
-    # A Compute Engine TPU machine learns its neighbours from the metadata server, which JAX asks.
-    return cloud_tpu_init.running_in_cloud_tpu_vm and "TPU_SKIP_MDS_QUERY" not in environ
+def _connect(place: dict[str, Any], seconds: float) -> None:
+    """Joins the processes of a run and begins to watch over them."""
+    global _watch
+    coordinator, process = place["coordinator_address"], place["process_id"]
+    relay = None
+    if process == 0:
+        _check_port_free(coordinator)
+    else:
+        relay = Relay(coordinator)
+        place = place | {"coordinator_address": relay.address}
+    bypass_proxies(coordinator.rpartition(":")[0], "127.0.0.1")
+    jax.distributed.initialize(
+        **place, initialization_timeout=int(10 * seconds) + 600, cluster_detection_method="deactivate"
+    )
+    _watch = Watch(
+        _state().client, process=process, processes=place["num_processes"], coordinator=coordinator, relay=relay,
+        end=_end,
+    )  # fmt: skip
+    atexit.register(_watch.stop)  # before JAX's own, which waits for the others
+
+
+def _end(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    leave(1)
 
 
 def _check_port_free(address: str) -> None:
@@ -205,64 +252,24 @@ def _check_port_free(address: str) -> None:
             pass
     except (OSError, OverflowError) as error:
         raise RunError(
-            f"the coordinator cannot listen on port {port} of EVOTRAIN_COORDINATOR={address} ({error}): "
-            "choose another port, the same for every process"
+            f"the coordinator cannot listen on port {port} of {address} ({error}): choose another port, the same for "
+            "every process, as EVOTRAIN_COORDINATOR=host:port or JAX_COORDINATOR_PORT=port"
         ) from error
 
 
-def _initialize(arguments: dict[str, Any], seconds: float) -> None:
-    """Calls `jax.distributed.initialize` and gives up on it after `seconds`.
-
-    When its own limit passes, JAX aborts the process with a C++ stack trace. So it runs in a thread, with a limit that
-    it does not reach, and the time is kept here.
-    """
-    outcome: queue.Queue[Exception | None] = queue.Queue()
-
-    def connect() -> None:
-        try:
-            jax.distributed.initialize(**arguments, initialization_timeout=int(10 * seconds) + 600)
-            outcome.put(None)
-        except Exception as error:  # whatever it is, it is raised below, in the thread that asked
-            outcome.put(error)
-
-    threading.Thread(target=connect, name="jax.distributed.initialize", daemon=True).start()
-    try:
-        error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise RunError(_not_reached(arguments, seconds)) from None
-    if error is not None:
-        raise RunError(
-            f"the processes of this run could not be joined ({str(error).splitlines()[0]}): "
-            f"set {', '.join(EXPLICIT)} for each process, or start them with srun or launch/local.py"
-        ) from error
-
-
-def _not_reached(arguments: dict[str, Any], seconds: float) -> str:
-    if not arguments:
-        return f"the processes of this run did not find each other within {seconds:g} s: see that all have started"
-    address, processes, process = arguments["coordinator_address"], arguments["num_processes"], arguments["process_id"]
+def _not_reached(place: dict[str, Any], seconds: float) -> str:
+    if not place:
+        return (
+            f"JAX did not find the other processes of this run within {seconds:g} s: see that all have started, or set "
+            f"{', '.join(launchers.EXPLICIT)} for each"
+        )
+    address, processes, process = place["coordinator_address"], place["num_processes"], place["process_id"]
     if process == 0:
         return (
             f"not all of the {processes} processes reached the coordinator {address} within {seconds:g} s: see that "
-            "all have started, with the same EVOTRAIN_COORDINATOR, and can connect to it"
+            "all have started, with the same coordinator, and can connect to it"
         )
     return (
         f"process {process} could not join the coordinator {address} within {seconds:g} s: see that process 0 runs "
         f"there, that the port is open, and that all {processes} processes have started"
     )
-
-
-def _hosts(seconds: float) -> list[str]:
-    """The host name of each process."""
-    state = _state()
-    if process_count() == 1:
-        return [socket.gethostname()]
-    prefix = "evotrain/host"
-    state.client.key_value_set(f"{prefix}/{state.process_id}", socket.gethostname(), allow_overwrite=True)
-    try:
-        return [
-            state.client.blocking_key_value_get(f"{prefix}/{process}", int(seconds * 1000))
-            for process in range(state.num_processes)
-        ]
-    except jax.errors.JaxRuntimeError as error:
-        raise RunError(f"a process did not report its host within {seconds:g} s: look at each process's log") from error

@@ -4,14 +4,19 @@ Axes, outermost first: `data` (replicas), `fsdp` (parameters and optimizer state
 data × fsdp), `context` (one example shared, see `context.py`). Axis names occur only in this package and in `conf/`.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from evotrain.config import MeshConfig
+from evotrain.errors import ConfigError
 
 DATA, FSDP, CONTEXT = "data", "fsdp", "context"
 BATCH_AXES = (DATA, FSDP)
@@ -20,10 +25,36 @@ BATCH_SPEC = P(BATCH_AXES)  # rows of a batch over data × fsdp, whole on every 
 PAIR_ROWS_SPEC = P(BATCH_AXES, CONTEXT)  # ... and dimension 1 over the devices that share the example
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of a resolved configuration (no −1 left) over all devices of all processes."""
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a resolved configuration (no −1 left) over all devices of all processes, or over `devices`.
+
+    Raises:
+      ConfigError: the TPU slices do not each hold whole replicas.
+    """
     sizes = (config.data, config.fsdp, config.context)
-    return jax.make_mesh(sizes, ALL_AXES, axis_types=(AxisType.Auto,) * 3)
+    devices = (jax.devices() if devices is None else devices)[: math.prod(sizes)]
+    return Mesh(_arrange(devices, sizes), ALL_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _arrange(devices: Sequence[jax.Device], sizes: tuple[int, int, int]) -> np.ndarray:
+    """The devices in an array of `sizes`, in which those of an inner axis are close to each other."""
+    if devices[0].platform != "tpu":
+        # Numbered host by host, whatever the order of the processes. On GPUs JAX calls each host a slice, but an axis
+        # may well span several.
+        return np.array(sorted(devices, key=lambda device: device.id)).reshape(sizes)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    data, *inner = sizes
+    if data % slices:
+        raise ConfigError(
+            f"mesh.data={data} cannot be split over {slices} TPU slices, between which only replicas may stand: write "
+            f"mesh.data={slices}, or a multiple of it."
+        )
+    # Splitting allows, say, eight devices of a 4 × 4 × 4 torus on an axis; where whole sides fit, they are still used.
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *inner), (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -44,6 +75,11 @@ def pair_rows_sharding(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """The number of parts that a batch is split into."""
     return mesh.shape[DATA] * mesh.shape[FSDP]
+
+
+def context_shards(mesh: Mesh) -> int:
+    """The number of devices that share an example."""
+    return mesh.shape[CONTEXT]
 
 
 # --- inside the sharded step -----------------------------------------------------------------------------------------

@@ -2,15 +2,13 @@
 
 import itertools
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import jax
 from jax._src import distributed
 
 PREFIX = "evotrain/reports"
-WATCH_SECONDS = 1.0
 
 
 class Reports:
@@ -48,31 +46,6 @@ class Reports:
                 self._client.key_value_delete(key)
                 warnings.append(text)
         return warnings
-
-    @contextmanager
-    def watched(self, warn: Callable[[str], None]) -> Iterator[None]:
-        """Around the loop: on process 0, `warn` is called with what the others send, from a thread.
-
-        When a process ends, the loop of process 0 may wait for it in a collective operation until JAX aborts the
-        program: what ended it is told meanwhile.
-        """
-        if self._client is None or self._process != 0:
-            yield
-            return
-        left = threading.Event()
-
-        def watch() -> None:
-            while not left.wait(WATCH_SECONDS):
-                for text in self.received():
-                    warn(text)
-
-        thread = threading.Thread(target=watch, name="reports", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            left.set()
-            thread.join()
 
     def largest(self, values: Mapping[str, float]) -> dict[str, float]:
         """On process 0 the largest value on any process, as each last reported it; elsewhere this process's own."""

@@ -1,0 +1,81 @@
+"""A run that is moved to other devices, another mesh or other processes goes on with the numbers of one that is not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from several_processes import run_together
+from tiny_run import TINY, rows, saved_state, train_tiny
+
+from evotrain.errors import RunError
+
+BEFORE, AFTER = 2, 20  # steps before the first move, and on each mesh after it
+SIZES = ["batch_size=8", "eval_every=0", "checkpoint.every=1000"]  # a checkpoint at the end alone
+MOVES = {
+    "fsdp=8": ["mesh.data=1", "mesh.fsdp=8"],
+    "data=2 context=4": ["mesh.data=2", "mesh.context=4"],
+    "fsdp=4 context=2": ["mesh.data=1", "mesh.fsdp=4", "mesh.context=2"],
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """The directory of a run that one device has begun."""
+    return train_on(1, tmp_path_factory.mktemp("begun") / "run", BEFORE)
+
+
+@pytest.fixture(scope="module")
+def unmoved(begun, tmp_path_factory) -> Path:
+    """The same run, finished there."""
+    run_dir = shutil.copytree(begun, tmp_path_factory.mktemp("unmoved") / "run")
+    return train_on(1, run_dir, BEFORE + AFTER * len(MOVES))
+
+
+def train_on(devices: int, run_dir: Path, steps: int, *mesh: str) -> Path:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("jax.device_count", lambda: devices)
+        train_tiny(run_dir, *SIZES, *mesh, f"steps={steps}")
+    return run_dir
+
+
+def assert_same_losses(run_dir: Path, expected_dir: Path, first: int, last: int) -> None:
+    pairs = zip(rows(run_dir)[first:last], rows(expected_dir)[first:last], strict=True)
+    for step, (found, expected) in enumerate(pairs, start=first + 1):
+        assert (found["step"], expected["step"]) == (step, step)
+        for name in ("loss", "loss/masked_msa", "loss/distogram", "grad_norm"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-5), f"{name} of step {step}"
+
+
+def test_from_mesh_to_mesh(begun, unmoved, tmp_path, capsys):
+    """1 device → 8, which share parameters → 2 × 4, four of which share an example → parameters shared again."""
+    run_dir = shutil.copytree(begun, tmp_path / "run")
+    first = BEFORE
+    for mesh in MOVES.values():
+        train_on(8, run_dir, first + AFTER, *mesh)
+        assert f"continues from step {first}" in capsys.readouterr().out
+        assert_same_losses(run_dir, unmoved, first, first + AFTER)
+        first += AFTER
+    # It has moved, and learned.
+    assert len(saved_state(run_dir).params) == len(saved_state(unmoved).params)
+    assert rows(run_dir)[-1]["loss"] < rows(run_dir)[0]["loss"]
+
+
+def test_from_one_process_to_two(begun, unmoved, tmp_path):
+    run_dir = shutil.copytree(begun, tmp_path / "run")
+    steps = BEFORE + AFTER
+    overrides = [*TINY, *SIZES, f"steps={steps}", f"run_dir={run_dir}", "mesh.data=2", "mesh.context=2"]
+    script = Path(__file__).with_name("training_host.py")
+    output, _ = run_together(script, 2, lambda _: [str(tmp_path), *overrides])
+    assert f"continues from step {BEFORE}" in output
+    assert_same_losses(run_dir, unmoved, BEFORE, steps)
+    # And back: what two processes have written, one reads.
+    train_on(1, run_dir, steps + 1)
+    assert_same_losses(run_dir, unmoved, steps, steps + 1)
+
+
+def test_what_decides_the_numbers_does_not_move(begun):
+    """The mesh may change without being allowed; the batch, say, may not."""
+    with pytest.raises(RunError, match=r"holds a run with batch_size=8 \(now 16\).*resume_allow=\[batch_size\]"):
+        train_on(8, begun, 3, "batch_size=16", "mesh.data=1", "mesh.fsdp=8")
