@@ -7,11 +7,22 @@ from typing import Any
 
 from evotrain.checks_data import check_data
 from evotrain.compose import flatten
-from evotrain.config import BEST_MODES, Config, EvaluateConfig, MeshConfig, PredictConfig, PrepareConfig
+from evotrain.config import (
+    BEST_MODES,
+    Config,
+    EvaluateConfig,
+    InfoConfig,
+    MeshConfig,
+    PlanConfig,
+    PredictConfig,
+    PrepareConfig,
+)
 from evotrain.contacts import LONG_RANGE
 from evotrain.errors import ConfigError
 from evotrain.explain import did_you_mean, listing, spell
 from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, SET_OF_MIXTURE, STRUCTURE_LOSSES, SWITCHED_OFF
+
+TRAINING = ("train", "plan", "info")  # commands about a training run
 
 
 def check(config: Config, device_count: int | None) -> None:
@@ -30,7 +41,7 @@ def check(config: Config, device_count: int | None) -> None:
     check_data(config)
     check_precision_and_kernels(config)
     check_optimizer(config)
-    if config.command == "train":
+    if config.command in TRAINING:
         check_checkpoint(config)
     if device_count is not None:
         check_mesh(config, resolve_mesh(config.mesh, device_count))
@@ -93,15 +104,21 @@ def check_ranges(config: Config) -> None:
 
 def check_command(config: Config) -> None:
     """Keys of another command, and keys that name things which do not exist."""
-    groups = {"prepare": PrepareConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}
+    groups = {
+        "prepare": PrepareConfig,
+        "info": InfoConfig,
+        "plan": PlanConfig,
+        "evaluate": EvaluateConfig,
+        "predict": PredictConfig,
+    }
     for command, cls in groups.items():
         group = getattr(config, command)
         changed = [f"{command}.{item.name}" for item in fields(cls) if getattr(group, item.name) != item.default]
         if changed and config.command != command:
-            needed = "data.root" if command == "prepare" else "run_dir"
+            needed = {"prepare": " data.root=…", "info": "", "plan": " target=…"}.get(command, " run_dir=…")
             raise ConfigError(
                 f"{listing(changed)} changes nothing in command={config.command}: leave it out, or write "
-                f"command={command} {needed}=…."
+                f"command={command}{needed}."
             )
     for command in ("evaluate", "predict"):
         group = getattr(config, command)
@@ -159,7 +176,7 @@ def check_parts(config: Config) -> None:
             if value:
                 raise ConfigError(f"{key}={value} changes nothing with data.source=synthetic: write {key}=0.")
         return
-    if data.source == "coevolution" and model.structure.layers and config.command == "train":
+    if data.source == "coevolution" and model.structure.layers and config.command in TRAINING:
         raise ConfigError(
             f"model.structure.layers={model.structure.layers} has nothing to learn from data=coevolution, which makes "
             "Cα and Cβ atoms only: write data=msa_dir data.root=…, or model.structure.layers=0."
@@ -174,7 +191,7 @@ def check_parts(config: Config) -> None:
                 f"model.{part}.blocks={blocks} needs rows to read, but data.{key}=0: write data.{key}=…, or "
                 f"model.{part}.blocks=0."
             )
-    if config.command == "train" and model.structure.aligned_error and not model.loss.aligned_error:
+    if config.command in TRAINING and model.structure.aligned_error and not model.loss.aligned_error:
         raise ConfigError(
             "model.structure.aligned_error=true with model.loss.aligned_error=0 would leave that head untrained: write "
             "model.loss.aligned_error=0.1, as AlphaFold 2 did."
@@ -266,7 +283,7 @@ def check_checkpoint(config: Config) -> None:
 
 
 def check_mesh(config: Config, mesh: MeshConfig) -> None:
-    """The batch over data × fsdp and its micro-batches, one example over context. `mesh` is resolved."""
+    """The batch over data × fsdp, and its micro-batches. `mesh` is resolved."""
     shards = mesh.data * mesh.fsdp
     if config.batch_size % shards:
         raise ConfigError(
@@ -279,10 +296,3 @@ def check_mesh(config: Config, mesh: MeshConfig) -> None:
             f"mesh.microbatch={mesh.microbatch} does not divide a device's {share} examples (batch_size over mesh.data "
             f"× mesh.fsdp): write mesh.microbatch={math.gcd(share, mesh.microbatch)}."
         )
-    for key in ("crop", "msa_clusters", "extra_msa", "templates"):
-        size = getattr(config.data, key)
-        if size % mesh.context:
-            raise ConfigError(
-                f"data.{key}={size} cannot be split over mesh.context={mesh.context} devices: write "
-                f"data.{key}={math.ceil(size / mesh.context) * mesh.context}, or another mesh.context."
-            )

@@ -47,6 +47,7 @@ COMMON_FLAGS = ("--help", "-m", "--cfg job", "--config-dir DIRECTORY", "--versio
 
 # Overrides that do not tell the trials of a sweep apart, or that may change when it is restarted.
 NOT_IN_TRIAL_NAME = ("command", "experiment", "sweep", "name", "run_dir", "resume", "resume_allow")
+DISTRIBUTED = "evotrain.parallel.distributed"
 DEVICE_COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -60,11 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return answer(arguments)
-    except Exception:
+    except Exception as error:
         if not one_of_several():
             raise
+        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if type(error).__name__ == "JaxRuntimeError":
+            print(f"The step failed ({what}): waiting to see whether another process has died …", file=sys.stderr)
+            sys.modules[DISTRIBUTED].blame_others()
         traceback.print_exc()
-        leave(1)
+        leave(1, what)
 
 
 def answer(arguments: Sequence[str]) -> int:
@@ -79,22 +84,22 @@ def answer(arguments: Sequence[str]) -> int:
         return 143  # 128 + SIGTERM, as a shell reports it
     except EvotrainError as error:
         print_error(error)
-        return leave(2 if isinstance(error, ConfigError) else 1)
+        return leave(2 if isinstance(error, ConfigError) else 1, str(error))
     except KeyboardInterrupt:
-        return leave(130)
+        return leave(130, "it was interrupted")
     return 0
 
 
 def one_of_several() -> bool:
     """Whether this process has joined others."""
-    distributed = sys.modules.get("evotrain.parallel.distributed")  # it has not, if nothing has imported this
+    distributed = sys.modules.get(DISTRIBUTED)  # it has not, if nothing has imported this
     return distributed is not None and distributed.process_count() > 1
 
 
-def leave(code: int) -> int:
+def leave(code: int, why: str) -> int:
     """Returns `code`; one of several processes ends with it here, since the others could never end without it."""
     if one_of_several():
-        sys.modules["evotrain.parallel.distributed"].leave(code)
+        sys.modules[DISTRIBUTED].leave(code, why)
     return code
 
 
@@ -240,6 +245,14 @@ def dispatch(config: Config) -> Any:
         from evotrain.prepare.command import prepare
 
         return prepare(config)
+    if config.command == "info":
+        from evotrain.info import info
+
+        return info(config)
+    if config.command == "plan":
+        from evotrain.plan.command import plan
+
+        return plan(config)
     if config.command == "evaluate":
         from evotrain.evaluate import evaluate_run
 

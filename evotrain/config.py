@@ -97,8 +97,8 @@ class MeshConfig:
     microbatch: int = key(1, "examples of a device that pass through the model together")
     remat: str = key(
         "auto",
-        "what is computed again in the backward pass: nothing, a block but for what other devices sent, or all of a block; "
-        "auto: as little as memory allows",
+        "what is computed again in the backward pass: nothing, a block but for what other devices sent, or all of a "
+        "block; auto: as little as memory allows",
         ("auto", "none", "gathered", "block"),
     )
     simulate: int = key(0, "make this many CPU devices instead of using the machine's; 0: use the machine's")

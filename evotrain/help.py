@@ -19,6 +19,8 @@ COMMANDS = (
     ("(nothing)", "train the quickstart: a tiny model on generated families, in minutes on a CPU"),
     ("+experiment=NAME [key=value …]", "train; continues by itself where run_dir has a checkpoint"),
     ("command=prepare data.root=DIR prepare.out=DIR", "read proteins once, into compact files that train as well"),
+    ("command=info +experiment=NAME mesh=…", "modules, parameters, and what a device holds of them; nothing runs"),
+    ("command=plan +experiment=NAME target=v5p_128", "memory, time and price on hardware that you do not have yet"),
     ("command=evaluate run_dir=DIR", "measure a run's checkpoint on held-out examples"),
     ("command=predict run_dir=DIR predict.input=FILE", "fold an alignment; predict.weights=FILE.npz: by AlphaFold 2"),
     ("-m +experiment=NAME key=a,b", "sweep: a run for each value, or +sweep=NAME for a prepared one"),

@@ -129,7 +129,10 @@ def _gradients(
     micro_gradients = partial(_clipped_sum if per_example else _plain_sum, config, loss, weights)
 
     def body(total: Any, micro: tuple[Example, jax.Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, micro_gradients(*micro)), None
+        # Barriers keep XLA from moving sums over devices out of this loop, on which its TPU compiler breaks off. Each
+        # array has its own: behind one for all, metrics would count as differing where gradients do.
+        new = jax.tree.map(lax.optimization_barrier, micro_gradients(*micro))
+        return jax.tree.map(jnp.add, total, new), None
 
     rows = next(iter(batch.values())).shape[0]
     index = examples + batch_shard_index() * rows + jnp.arange(rows)
@@ -159,8 +162,7 @@ def _plain_sum(config: Config, loss: Callable, weights: Any, micro: Example, key
     """The summed gradient and metrics of a micro-batch."""
 
     def total(weights: Any) -> tuple[jax.Array, Metrics]:
-        losses, metrics = jax.vmap(partial(loss, weights))(micro, keys)
-        return jnp.sum(losses), jax.tree.map(jnp.sum, metrics)
+        return _sum_of_examples(partial(loss, weights), micro, keys)
 
     grads, metrics = jax.grad(total, has_aux=True)(weights)
     return grads, metrics
@@ -177,7 +179,17 @@ def _clipped_sum(config: Config, loss: Callable, weights: Any, micro: Example, k
         metrics |= {"example_grad_norm": norm, "clipped": (factor < 1.0).astype(jnp.float32)}
         return jax.tree.map(lambda g: g * factor, grads), metrics
 
-    return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(clipped)(micro, keys))
+    return _sum_of_examples(clipped, micro, keys)
+
+
+def _sum_of_examples(function: Callable, *micro: Any) -> Any:
+    """The sum of what `function` makes of each example of a micro-batch.
+
+    One example alone meets no vmap, so that kernels need not know of one.
+    """
+    if jax.tree.leaves(micro)[0].shape[0] == 1:
+        return function(*jax.tree.map(lambda x: x[0], micro))
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(function)(*micro))
 
 
 def _evaluate(graphdef: nnx.GraphDef, whole: Any, params: Any, batch: Example) -> tuple[Metrics, Arrays, Arrays]:

@@ -17,8 +17,9 @@ from evotrain.evaluation import Evaluation
 from evotrain.flops import count_flops
 from evotrain.logging import RunLogger
 from evotrain.model.kernels import check_available
-from evotrain.parallel import distributed
+from evotrain.parallel import devices, distributed
 from evotrain.parallel.mesh import make_mesh
+from evotrain.remat import resolve_remat
 from evotrain.resume import begin, check_hosts_agree, check_same_run
 from evotrain.run import Clock, Run, stop_signals
 from evotrain.run_dir import RunDir
@@ -37,9 +38,10 @@ def train(config: Config) -> float | None:
     with ExitStack() as resources:
         # ---- Devices ----
         distributed.start()
+        devices.find()
         check(config, jax.device_count())
         check_available(config)
-        config = replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
+        config = resolve_remat(replace(config, mesh=resolve_mesh(config.mesh, jax.device_count())))
         mesh = make_mesh(config.mesh)
         jax.config.update("jax_debug_nans", config.debug.nans)
 
@@ -84,7 +86,7 @@ def train(config: Config) -> float | None:
         )  # fmt: skip
         logger.show_start(
             [
-                *distributed.start_table(),
+                *devices.table(),
                 f"data   {source.description}",
                 f"model  {parameters:,} parameters",
                 f"run    {run_dir.path}: {origin}",
@@ -99,6 +101,7 @@ def train(config: Config) -> float | None:
         logger.event("Compiling the step …")
         # To name the operation that made a NaN, JAX must be able to run the step again, piece by piece.
         step = jitted if config.debug.nans else traced.lower().compile()
+        distributed.barrier("compiled", 3600)  # a host may compile for longer than another waits in the first step
         clock.start()
 
         # ---- Loop ----

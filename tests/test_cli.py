@@ -134,7 +134,7 @@ def test_evaluation_of_a_run_needs_no_experiment(trained, capfd):
     assert "+experiment=notebook cannot be given to command=evaluate" in capfd.readouterr().err
 
 
-def test_evaluation_says_how_many_examples_there_were(monkeypatch, tmp_path, capfd):
+def test_evaluation_says_how_many_examples_there_were(one_device, monkeypatch, tmp_path, capfd):
     counted = []
 
     class Judge:
@@ -162,7 +162,7 @@ def test_evaluation_says_how_many_examples_there_were(monkeypatch, tmp_path, cap
     assert (tmp_path / "evaluate" / "coevolution-7" / "per_protein.csv").read_text() == "name,loss\na,0.5\n"
 
 
-def test_evaluation_where_nothing_can_be_written(monkeypatch, tmp_path):
+def test_evaluation_where_nothing_can_be_written(one_device, monkeypatch, tmp_path):
     (tmp_path / "evaluate").write_text("a file")
     judge = types.SimpleNamespace(run=lambda _: Report({"loss": 0.5}, None, [], []))
     monkeypatch.setattr(evaluate, "Evaluation", lambda *_: judge)

@@ -282,8 +282,7 @@ def test_a_mistake_in_composition_is_one_sentence(override, sentence):
         (["mesh.fsdp=0"], 8, "an axis has at least 1 device"),
         (["batch_size=12"], 8, "split over mesh.data × mesh.fsdp = 8 × 1 devices: write batch_size=8"),
         (["batch_size=16", "mesh.microbatch=3"], 4, "mesh.microbatch=3 does not divide a device's 4 examples"),
-        (["mesh=context", "data.crop=60"], 8, "split over mesh.context=8 devices: write data.crop=64"),
-        (["mesh=context", "data.msa_clusters=63"], 8, "data.msa_clusters=63 cannot be split over mesh.context=8"),
+        (["batch_size=4"], 8, "batch_size=4 cannot be split over mesh.data × mesh.fsdp = 8 × 1 devices: write batch_"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_cannot_run_is_one_sentence(overrides, devices, sentence):

@@ -20,13 +20,15 @@ TRUNCATED_NORMAL_STDDEV = 0.87962566103423978
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How modules compute, as opposed to what: chosen by the groups `precision`, `kernels` and `mesh`, and `model.init`."""
+    """How modules compute, as opposed to what: chosen by `precision`, `kernels`, `mesh` and `model.init`."""
 
     dtype: np.dtype = np.dtype("float32")  # of activations and matrix products
     init: str = "af2"
     attention: str = "xla"  # its implementation, a key of `attention.ATTEND`
     remat: str = "block"  # what a stack's blocks keep for the backward pass, "none" or a key of `stack.REMAT_POLICIES`
-    chunk_rows: int | None = None  # of attention and outer product mean, at a time; None: all, on a CPU as many as its cache holds
+    chunk_rows: int | None = (
+        None  # of attention and outer product mean, at a time; None: all, on a CPU as many as its cache holds
+    )
 
     @classmethod
     def of(cls, config: Config) -> "Policy":

@@ -38,6 +38,7 @@ PATHS = {
 def build(name: str, dtype: np.dtype, remat: str = "block") -> tuple[nnx.GraphDef, Any]:
     """The structure of our part, computing in `dtype`, and the shapes of its parameters as a nested dict."""
     path = PATHS[name].split("/")[1:]
+
     def make() -> nnx.Module:
         module = StructureModule(CONFIG, policy=Policy(dtype=dtype, remat=remat), rngs=nnx.Rngs(0))
         for part in path:

@@ -188,7 +188,7 @@ def with_cueq(*overrides: str) -> Config:
     return compose(["kernels=cueq", "precision=bf16", *overrides])
 
 
-def test_without_an_nvidia_gpu(tmp_path):
+def test_without_an_nvidia_gpu(one_device, tmp_path):
     config = with_cueq(f"run_dir={tmp_path / 'run'}")
     for refuse in (check_available, train, evaluate_run):
         with pytest.raises(ConfigError, match="runs on NVIDIA GPUs, but the devices here are cpu: write kernels=xla"):

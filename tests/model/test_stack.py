@@ -1,6 +1,5 @@
 """A stack of blocks: it is their succession, with parameters whole or in parts, and a key of its own for each."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 

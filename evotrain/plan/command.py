@@ -1,0 +1,210 @@
+"""`command=plan`: what a training run needs on hardware that one does not have, before it is rented."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+
+from evotrain.checks import check, resolve_mesh
+from evotrain.compose import to_yaml
+from evotrain.config import Config
+from evotrain.errors import ConfigError, RunError
+from evotrain.parallel.mesh import ALL_AXES
+from evotrain.plan import compile as compiler
+from evotrain.plan.estimate import timed, times
+from evotrain.plan.footprint import memory_of
+from evotrain.plan.hbm import hbm_bytes
+from evotrain.plan.hlo import parse
+from evotrain.plan.memory import read_memory
+from evotrain.plan.report import print_plan, write_plan
+from evotrain.plan.result import GIB, Candidate, Memory, Plan, Work
+from evotrain.plan.search import best_layout, candidates, layout_of, least_remat, place
+from evotrain.plan.traffic import collectives
+from evotrain.plan.workload import work_of
+
+NEEDED = ("chips", "peak_tflops", "memory_gib", "memory_gbps", "link_gbps", "network_gbps")
+
+
+def plan(config: Config) -> float:
+    """Plans the configured run, prints what it found, and writes plan.json and plan.png.
+
+    The step is compiled for TPUs, whose compiler runs anywhere; for GPUs the analytic model answers. Returns the price
+    in dollars, or the days where no price is known.
+
+    Raises:
+      ConfigError: the target is not known, or the mesh does not fit to its devices.
+      RunError: the compiler failed.
+    """
+    check_target(config)
+    target = config.target
+    devices = target.chips * target.devices_per_chip
+    looked_at: list[Candidate] = candidates(config, devices) if config.plan.search else []
+    if looked_at:
+        config = place(config, chosen(looked_at, config, devices).layout)
+    config = replace(config, mesh=resolve_mesh(config.mesh, devices))
+    check(config, devices)
+    if config.mesh.remat == "auto":
+        config = replace(config, mesh=replace(config.mesh, remat=least_remat(config, target.memory_gib * GIB)))
+
+    console = Console(highlight=False)
+    seconds = None
+    if target.topology is None:
+        memory, work = memory_of(config), work_of(config)
+    else:
+        console.print(f"Compiling the step for {target.topology}, which takes minutes …", style="dim")
+        begun = time.perf_counter()
+        memory, work = compiled(config)
+        seconds = time.perf_counter() - begun
+    work = timed(work, config.mesh, target)
+    made = Plan(
+        experiment=config.name,
+        model=describe_model(config),
+        target=describe_target(config),
+        chips=target.chips,
+        devices=devices,
+        layout=layout_of(config),
+        batch_size=config.batch_size,
+        steps=config.steps,
+        recycles=config.model.recycles / 2,
+        device_memory=target.memory_gib * GIB,
+        peak_flops=target.peak_tflops * 1e12,
+        memory=memory,
+        work=work,
+        times=times(work, target),
+        usd_per_chip_hour=target.usd_per_chip_hour,
+        method="analytic" if seconds is None else "compiled",
+        compile_seconds=seconds,
+        topology=target.topology,
+        candidates=tuple(looked_at),
+    )
+    if not made.fits:
+        made = replace(made, advice=advice(config, devices, looked_at))
+    print_plan(made, console)
+    directory = Path(config.plan.out or Path(config.run_dir, "plan"))
+    write_plan(made, directory)
+    console.print(f"plan.json and plan.png are in {directory}.")
+    return made.days if made.dollars is None else made.dollars
+
+
+def check_target(config: Config) -> None:
+    """Refuses a target of which too little is known, and a compiler that is not there.
+
+    Raises:
+      ConfigError: what is missing, and how to get it.
+    """
+    missing = [f"target.{name}" for name in NEEDED if getattr(config.target, name) is None]
+    if "target.chips" in missing:
+        raise ConfigError(
+            "command=plan needs hardware to plan for: write target=v5e_16, or another choice of --help target."
+        )
+    if missing:
+        raise ConfigError(
+            f"command=plan needs {', '.join(missing)}: write a choice of --help target, or give their values."
+        )
+    if config.mesh.simulate:
+        raise ConfigError(f"mesh.simulate={config.mesh.simulate} changes nothing in command=plan: leave it out.")
+    if config.target.topology is not None and find_spec("libtpu") is None:
+        raise ConfigError(
+            f"target.topology={config.target.topology} needs the TPU compiler, which runs on any machine: "
+            'pip install "evotrain[tpu]".'
+        )
+
+
+def compiled(config: Config) -> tuple[Memory, Work]:
+    """The memory and the work of the step as the compiler for the target lays it out. `config.mesh` is resolved.
+
+    Raises:
+      RunError: the compiler failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="evotrain-plan-") as folder:
+        directory = Path(folder)
+        run_compiler(config, directory)
+        return read_compiled(config, directory)
+
+
+def run_compiler(config: Config, directory: Path) -> None:
+    """Has a process of its own compile the step, and leave what it says in `directory`.
+
+    Raises:
+      RunError: it failed, with the compiler's words.
+    """
+    (directory / compiler.CONFIG).write_text(to_yaml(config))
+    command = [sys.executable, "-m", compiler.__name__, str(directory)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
+    )
+    try:
+        output, _ = process.communicate()
+    finally:
+        process.kill()
+    failure = directory / compiler.FAILURE
+    if failure.exists():
+        raise RunError(f"the compiler for {config.target.topology} failed: {failure.read_text().partition(chr(10))[0]}")
+    if process.returncode or not (directory / compiler.PROGRAM).exists():
+        last = output.strip().splitlines()[-1:] or ["it said nothing"]
+        raise RunError(f"the compiler for {config.target.topology} ended with code {process.returncode}: {last[0]}")
+
+
+def read_compiled(config: Config, directory: Path) -> tuple[Memory, Work]:
+    """What `run_compiler` has left in `directory`."""
+    model = config.model
+    stacks = {
+        model.blocks,
+        model.extra_msa.blocks,
+        model.template.blocks,
+        model.structure.layers,
+        config.data.templates,
+    }
+    memory = read_memory(directory, stack_lengths=stacks - {0, 1})
+    (text,) = directory.glob(compiler.HLO)
+    flops = json.loads((directory / compiler.PROGRAM).read_text())["flops"]
+    module, recycles = parse(text.read_text()), config.model.recycles / 2
+    axes = {axis: getattr(config.mesh, axis) for axis in ALL_AXES}
+    return memory, Work(
+        flops=flops,
+        memory_bytes=hbm_bytes(module, recycles),
+        collectives=tuple(collectives(module, axes, recycles)),
+    )
+
+
+def chosen(looked_at: list[Candidate], config: Config, devices: int) -> Candidate:
+    """The best of what the search has found.
+
+    Raises:
+      ConfigError: nothing fits.
+    """
+    best = best_layout(looked_at)
+    if best is None:
+        raise ConfigError(
+            f"plan.search=true found no layout of batch_size={config.batch_size} that fits on {nothing(devices)}"
+        )
+    return best
+
+
+def nothing(devices: int) -> str:
+    return f"{devices} devices: choose a target with more memory or more chips, or kernels=xla_chunked."
+
+
+def advice(config: Config, devices: int, looked_at: list[Candidate]) -> tuple[str, ...]:
+    """What to change where a plan does not fit."""
+    found = best_layout(looked_at or candidates(config, devices))
+    if found is not None:
+        return (f"By the analytic model this fits, in {found.memory / GIB:.1f} GiB: {found.layout.overrides()}",)
+    return (f"No layout of batch_size={config.batch_size} fits on {nothing(devices)}",)
+
+
+def describe_model(config: Config) -> str:
+    model, data = config.model, config.data
+    extra = f", {data.extra_msa} extra" if model.extra_msa.blocks else ""
+    return f"{model.blocks} blocks, crop {data.crop}, {data.msa_clusters} sequences{extra}, {config.precision.compute}"
+
+
+def describe_target(config: Config) -> str:
+    target = config.target
+    return f"{target.chips} chips ({target.topology})" if target.topology else f"{target.chips} GPUs"

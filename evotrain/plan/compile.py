@@ -1,0 +1,73 @@
+"""Compiles the real training step for TPUs that this machine does not have.
+
+    python -m evotrain.plan.compile DIRECTORY
+
+is a process of its own, so that libtpu neither slows down nor chatters into another. It reads DIRECTORY/config.yaml,
+whose mesh is resolved, writes what tracing the step tells as DIRECTORY/program.json, and has the compiler write its
+optimized program and its plan of the memory into DIRECTORY. After these the compiler would make machine code, most of
+its work, which says nothing more: so the process ends as soon as both are there.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+# Before jax is imported.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans may be made at once
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+
+CONFIG, PROGRAM, FAILURE = "config.yaml", "program.json", "failure.txt"
+HLO, BUFFERS, LIVE = (
+    f"*after_optimizations{part}.txt" for part in ("_after_buffer_assignment", "-buffer-assignment", "-live-range")
+)
+POLL_SECONDS = 0.25
+
+
+def main(directory: Path) -> None:
+    """Compiles what `directory` describes; a failure of the compiler is written there."""
+    os.environ.update(ENVIRONMENT)
+    import jax
+    from jax.experimental import topologies
+
+    from evotrain.compose import load_saved
+    from evotrain.flops import count_flops
+    from evotrain.model.network import network
+    from evotrain.parallel.mesh import make_mesh
+    from evotrain.plan.program import traced_step
+
+    config = load_saved(directory / CONFIG)
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=config.target.topology).devices
+    traced = traced_step(config, make_mesh(config.mesh, devices))
+    flops = count_flops(traced.jaxpr, open_trips=config.model.recycles / 2)
+    parameters = [x.shape for x in jax.tree.leaves(network(config)[1])]
+    (directory / PROGRAM).write_text(json.dumps({"flops": flops, "parameters": parameters}))
+    lowered = traced.lower()
+
+    threading.Thread(target=leave_when_written, args=(directory,), daemon=True).start()
+    try:
+        lowered.compile({"xla_dump_to": str(directory), "xla_dump_hlo_as_text": True})
+    except jax.errors.JaxRuntimeError as error:
+        (directory / FAILURE).write_text(str(error))
+
+
+def leave_when_written(directory: Path) -> None:
+    """Ends the process when the compiler has written what is wanted, all of it."""
+    before = None
+    while True:
+        written = [file.stat().st_size for pattern in (HLO, BUFFERS, LIVE) for file in directory.glob(pattern)]
+        if len(written) == 3 and written == before and min(written) > 0:
+            os._exit(0)
+        before = written
+        time.sleep(POLL_SECONDS)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

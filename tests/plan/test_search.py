@@ -1,0 +1,57 @@
+"""Which layouts are looked at, and which is chosen."""
+
+from dataclasses import replace
+
+import pytest
+
+from evotrain.compose import compose
+from evotrain.config import MeshConfig
+from evotrain.plan import search
+from evotrain.plan.footprint import memory_of
+from evotrain.plan.result import GIB, Layout
+
+FINETUNE = ["+experiment=af2_finetune", "data.root=unread", "batch_size=16"]
+
+
+def test_every_layout_uses_all_devices_and_splits_the_batch():
+    found = list(search.layouts(16, 64))
+    assert all(one.data * one.fsdp * one.context == 64 and 16 % (one.data * one.fsdp) == 0 for one in found)
+    meshes = {(one.data, one.fsdp, one.context) for one in found}
+    assert (16, 1, 4) in meshes
+    assert (1, 1, 64) in meshes
+    assert (64, 1, 1) not in meshes
+    assert len(set(found)) == len(found)
+    assert not [one for one in search.layouts(16, 16) if one.context == 1 and one.remat == "gathered"]
+
+
+def test_the_chosen_layout_is_the_fastest_that_fits():
+    config = compose([*FINETUNE, "target=v5e_16"])
+    found = search.candidates(config, 16)
+    best = search.best_layout(found)
+    fitting = [one for one in found if one.fits]
+    assert best == found[0] == min(fitting, key=lambda one: (one.step, one.memory))
+    assert all(one.memory <= search.SAFE * config.target.memory_gib * GIB for one in fitting)
+    rest = [one.memory for one in found if not one.fits]
+    assert rest == sorted(rest)
+    assert rest, "16 GiB hold no step that keeps everything"
+
+
+def test_nothing_fits_where_nothing_can():
+    config = compose([*FINETUNE, "target=v5e_16", "target.memory_gib=0.5"])
+    assert search.best_layout(search.candidates(config, 16)) is None
+
+
+@pytest.mark.parametrize("context", [1, 8])
+def test_auto_computes_again_as_little_as_fits(context: int):
+    config = compose([*FINETUNE, "batch_size=1"])
+    config = replace(config, mesh=MeshConfig(data=1, fsdp=1, context=context))
+
+    def memory(remat: str) -> float:
+        return memory_of(search.place(config, Layout(data=1, fsdp=1, context=context, remat=remat, microbatch=1))).total
+
+    policies = [remat for remat in search.REMATS if remat != "gathered" or context > 1]
+    needed = [memory(remat) for remat in policies]
+    assert needed == sorted(needed, reverse=True)
+    for remat, size in zip(policies, needed, strict=True):
+        assert search.least_remat(config, 1.01 * size / search.SAFE) == remat
+    assert search.least_remat(config, 1.0) == "block"
