@@ -1,7 +1,7 @@
 #!/bin/bash
 # Trains on a SLURM cluster, one process per GPU:
 # sbatch --nodes=2 launch/slurm.sh +experiment=af2_initial data.root=DIRECTORY
-# Options given to sbatch win over the ones below. On machines without GPUs or with one process a host (TPU):
+# Options given to sbatch win over the ones below. With one process a machine, for TPUs or (JAX_PLATFORMS=cpu) for none:
 # sbatch --ntasks-per-node=1 --gpus-per-node=0 …
 #SBATCH --job-name=evotrain
 #SBATCH --nodes=1

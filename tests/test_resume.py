@@ -142,20 +142,6 @@ def test_continued_with_a_worker_process(one_device, finished_run, tmp_path):
     assert_same_bits(saved_state(tmp_path), saved_state(finished_run))
 
 
-@pytest.mark.slow
-def test_continued_on_another_mesh(tmp_path):
-    sizes = ("batch_size=8", "checkpoint.keep=10")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("jax.device_count", lambda: 1)
-        train_tiny(tmp_path / "one", *sizes)
-        train_tiny(tmp_path / "moved", *sizes, "steps=2")
-    train_tiny(tmp_path / "moved", *sizes, "mesh.data=2", "mesh.fsdp=4")
-    for found, expected in zip(rows(tmp_path / "moved"), rows(tmp_path / "one"), strict=True):
-        assert found["split"] == expected["split"]
-        for name in ("step", "loss", "loss/masked_msa", "loss/distogram"):
-            assert found[name] == pytest.approx(expected[name], rel=1e-5), expected
-
-
 # --- how runs end ----------------------------------------------------------------------------------------------------
 
 

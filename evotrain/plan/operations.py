@@ -23,7 +23,7 @@ class Module(NamedTuple):
 
     forward: float
     output: float = 0.0  # of these its last product, whose result the backward pass of this part does not need
-    chunked: bool = False  # by kernels.chunk_rows: a chunk is computed again in the backward pass
+    rows: float = 0.0  # that are computed in chunks, if they are more than one; again in the backward pass
     switched: bool = False  # what it updates goes to other devices next
 
 
@@ -49,12 +49,12 @@ class Sizes(NamedTuple):
 def step_flops(config: Config) -> float:
     """Operations of one device in one step of the mean number of recycles; `config.mesh` is resolved."""
     model, mesh, sizes = config.model, config.mesh, Sizes.of(config)
-    chunked, recycles = config.kernels.chunk_rows is not None, model.recycles / 2
+    chunk, recycles = config.kernels.chunk_rows, model.recycles / 2
 
     def trained(modules: list[Module], *, again: float = 0.0) -> float:
         """Forward, backward, and again what a block computes again; `again` more times all of it."""
         return sum(
-            module.forward * (3 + again) + recomputed(module, mesh.remat, chunked, last=module is modules[-1])
+            module.forward * (3 + again) + recomputed(module, mesh.remat, chunk, last=module is modules[-1])
             for module in modules
         )
 
@@ -74,9 +74,9 @@ def step_flops(config: Config) -> float:
     return config.batch_size / (mesh.data * mesh.fsdp) * (total + recycles * frozen)
 
 
-def recomputed(module: Module, remat: str, chunked: bool, *, last: bool) -> float:
+def recomputed(module: Module, remat: str, chunk: int | None, *, last: bool) -> float:
     """What the backward pass computes of a module before its own work."""
-    in_chunks = chunked and module.chunked
+    in_chunks = chunk is not None and module.rows > chunk
     inner = module.forward - module.output if in_chunks else 0.0
     if remat == "none":
         return inner
@@ -130,7 +130,7 @@ def _evoformer(
     yield transition(n, rows * residues, c_m, model.transition_factor)
     yield Module((4 * rows * residues * c_m * c + 2 * residues**2 * rows) / n)
     output = 2 * residues**2 * c * c * c_z / n
-    yield Module(2 * residues**2 * rows * c * c / n + output, output=output, chunked=True)
+    yield Module(2 * residues**2 * rows * c * c / n + output, output=output, rows=residues / n)
     dim = model.pair_head_dim or c_z // model.pair_heads
     yield from _pair_modules(sizes, c_z, model.c_triangle, model.pair_heads, dim, model.transition_factor)
 
@@ -151,7 +151,7 @@ def attention(devices: int, rows: int, positions: int, channels: int, heads: int
     """Gated attention within each of `rows` rows of `positions`: four projections, logits, averages, output."""
     projection = 2 * rows * positions * channels * heads * dim / devices
     inner = 4 * rows * positions**2 * heads * dim / devices
-    return Module(5 * projection + inner, output=projection, chunked=True)
+    return Module(5 * projection + inner, output=projection, rows=rows / devices)
 
 
 def transition(devices: int, positions: int, channels: int, factor: int) -> Module:

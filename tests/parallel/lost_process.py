@@ -14,7 +14,7 @@ PATIENCE = 200  # seconds; nothing here measures time
 
 
 def main(victim: int, fate: str) -> None:
-    watch.SILENT_SECONDS, watch.BEAT_SECONDS, watch.POLL_SECONDS, watch.GRACE_SECONDS = 4.0, 0.2, 0.1, 1.0
+    watch.SILENT_SECONDS, watch.BEAT_SECONDS, watch.POLL_SECONDS, watch.GRACE_SECONDS = 6.0, 0.2, 0.1, 1.0
     distributed.start()
     distributed.barrier("all are watched", PATIENCE)
     if distributed._state().process_id == victim:

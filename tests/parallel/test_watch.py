@@ -22,11 +22,11 @@ REMEDY = "look at the end of its log, then start the same command again to resum
         (
             1,
             "killed",
-            f"process 1, on {HOST}, has not been heard of for 4 s, so it has died or its machine .*: {REMEDY}",
+            f"process 1, on {HOST}, has not been heard of for 6 s, so it has died or its machine .*: {REMEDY}",
         ),
         (0, "killed", rf"process 0, at 127\.0\.0\.1:\d+, has ended: {REMEDY}"),
         # As a machine that has lost its network: no connection is closed.
-        (0, "stopped", rf"process 0, at 127\.0\.0\.1:\d+, has not answered for 4 s: {REMEDY}"),
+        (0, "stopped", rf"process 0, at 127\.0\.0\.1:\d+, has not answered for 6 s: {REMEDY}"),
         (1, "failed", f"process 1, on {HOST}, ended the run: the disk is full: free space"),
     ],
 )
