@@ -92,7 +92,7 @@ def test_fsdp_gathers_a_block_at_a_time_and_scatters_its_gradients(step: Callabl
     assert max(one.bytes for one in parameters) < compiled.memory.parameters
     assert any(one.count >= 2 * BLOCKS for one in parameters)
     # Three quarters of the state would be padding if the parts did not fit the TPU's tiles.
-    assert compiled.memory.parameters == pytest.approx(step("v5e context 8").memory.parameters / 8, rel=0.05)
+    assert compiled.memory.parameters == pytest.approx(step("v5e context 8").memory.parameters / 8, rel=0.1)
 
 
 @pytest.mark.parametrize(
