@@ -290,6 +290,11 @@ def check_mesh(config: Config, mesh: MeshConfig) -> None:
             f"batch_size={config.batch_size} cannot be split over mesh.data × mesh.fsdp = {mesh.data} × {mesh.fsdp} "
             f"devices: write batch_size={max(1, config.batch_size // shards) * shards}, or another mesh."
         )
+    if mesh.remat == "gathered" and mesh.context == 1 and config.command in TRAINING:
+        raise ConfigError(
+            "mesh.remat=gathered keeps what devices that share an example send each other, but mesh.context=1: write "
+            "mesh.remat=block, or auto."
+        )
     share = config.batch_size // shards
     if share % mesh.microbatch:
         raise ConfigError(

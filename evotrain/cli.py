@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not one_of_several():
             raise
         what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        if type(error).__name__ == "JaxRuntimeError":
+        if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" not in what:
             print(f"The step failed ({what}): waiting to see whether another process has died …", file=sys.stderr)
             sys.modules[DISTRIBUTED].blame_others()
         traceback.print_exc()

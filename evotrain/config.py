@@ -208,8 +208,8 @@ class PredictConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    search: bool = key(False, "try meshes, what blocks keep and micro-batches, and plan the cheapest that fits")
-    out: str | None = key(None, "directory that is written; null: plan in run_dir")
+    search: bool = key(False, "try every mesh, and what blocks compute again, and plan the cheapest that fits")
+    out: str | None = key(None, "directory that is written; null: plan/TARGET in run_dir")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+WAIT_SECONDS = 600  # for the machines to be free
+
 
 @ray.remote
 class Host:
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     needs = {"CPU": options.cpus, "GPU": options.gpus, "TPU": options.tpus}
     bundle = {name: count for name, count in needs.items() if count}
     group = placement_group([bundle] * options.hosts, strategy="STRICT_SPREAD")
-    ray.get(group.ready())
+    if not group.wait(WAIT_SECONDS):
+        sys.exit(f"Ray has not found {options.hosts} hosts with {bundle} each within {WAIT_SECONDS} s: see ray status")
     resources = {"num_cpus": options.cpus, "num_gpus": options.gpus}
     if options.tpus:
         resources["resources"] = {"TPU": options.tpus}

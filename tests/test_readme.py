@@ -33,7 +33,7 @@ class Command:
 
     @property
     def trains(self) -> bool:
-        return not {"--help", "command=info", "command=evaluate", "command=prepare"} & {*self.arguments}
+        return not {"--help", "command=info", "command=plan", "command=evaluate", "command=prepare"} & {*self.arguments}
 
     def trials(self) -> list[list[str]]:
         """The overrides of its run, or of each trial of its sweep."""

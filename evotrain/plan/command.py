@@ -1,6 +1,8 @@
 """`command=plan`: what a training run needs on hardware that one does not have, before it is rented."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -9,26 +11,26 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from evotrain.checks import check, resolve_mesh
 from evotrain.compose import to_yaml
-from evotrain.config import Config
+from evotrain.config import Config, MeshConfig
 from evotrain.errors import ConfigError, RunError
-from evotrain.parallel.mesh import ALL_AXES
 from evotrain.plan import compile as compiler
 from evotrain.plan.estimate import timed, times
 from evotrain.plan.footprint import memory_of
-from evotrain.plan.hbm import hbm_bytes
 from evotrain.plan.hlo import parse
 from evotrain.plan.memory import read_memory
 from evotrain.plan.report import print_plan, write_plan
 from evotrain.plan.result import GIB, Candidate, Memory, Plan, Work
 from evotrain.plan.search import best_layout, candidates, layout_of, least_remat, place
-from evotrain.plan.traffic import collectives
+from evotrain.plan.traffic import work_of_module
 from evotrain.plan.workload import work_of
+from evotrain.run_dir import disk_errors
 
-NEEDED = ("chips", "peak_tflops", "memory_gib", "memory_gbps", "link_gbps", "network_gbps")
+NEEDED = ("chips", "peak_tflops", "memory_gib", "memory_gbps", "link_gbps")
 
 
 def plan(config: Config) -> float:
@@ -42,7 +44,8 @@ def plan(config: Config) -> float:
       RunError: the compiler failed.
     """
     check_target(config)
-    target = config.target
+    target, name = config.target, HydraConfig.get().runtime.choices["target"]
+    directory = Path(config.plan.out or Path(config.run_dir, "plan", name))
     devices = target.chips * target.devices_per_chip
     looked_at: list[Candidate] = candidates(config, devices) if config.plan.search else []
     if looked_at:
@@ -51,6 +54,9 @@ def plan(config: Config) -> float:
     check(config, devices)
     if config.mesh.remat == "auto":
         config = replace(config, mesh=replace(config.mesh, remat=least_remat(config, target.memory_gib * GIB)))
+
+    with disk_errors(directory, "plan.out"):  # before what takes minutes
+        directory.mkdir(parents=True, exist_ok=True)
 
     console = Console(highlight=False)
     seconds = None
@@ -65,7 +71,7 @@ def plan(config: Config) -> float:
     made = Plan(
         experiment=config.name,
         model=describe_model(config),
-        target=describe_target(config),
+        target=f"{name}, {target.topology or target.chips}",
         chips=target.chips,
         devices=devices,
         layout=layout_of(config),
@@ -86,7 +92,6 @@ def plan(config: Config) -> float:
     if not made.fits:
         made = replace(made, advice=advice(config, devices, looked_at))
     print_plan(made, console)
-    directory = Path(config.plan.out or Path(config.run_dir, "plan"))
     write_plan(made, directory)
     console.print(f"plan.json and plan.png are in {directory}.")
     return made.days if made.dollars is None else made.dollars
@@ -98,7 +103,8 @@ def check_target(config: Config) -> None:
     Raises:
       ConfigError: what is missing, and how to get it.
     """
-    missing = [f"target.{name}" for name in NEEDED if getattr(config.target, name) is None]
+    needed = NEEDED if config.target.linked_devices is None else (*NEEDED, "network_gbps")
+    missing = [f"target.{name}" for name in needed if getattr(config.target, name) is None]
     if "target.chips" in missing:
         raise ConfigError(
             "command=plan needs hardware to plan for: write target=v5e_16, or another choice of --help target."
@@ -107,6 +113,13 @@ def check_target(config: Config) -> None:
         raise ConfigError(
             f"command=plan needs {', '.join(missing)}: write a choice of --help target, or give their values."
         )
+    topology, chips = config.target.topology, config.target.chips
+    if topology is not None and math.prod(map(int, re.findall(r"\d+", topology.partition(":")[2]))) != chips:
+        raise ConfigError(f"target.topology={topology} has not target.chips={chips}: write a choice of --help target.")
+    if topology is not None and config.kernels.attention == "cueq":
+        raise ConfigError("kernels.attention=cueq runs on NVIDIA GPUs, not on TPUs: write kernels=xla_chunked.")
+    if config.plan.search and config.mesh != MeshConfig():
+        raise ConfigError("plan.search=true tries every mesh: leave mesh.… out, or leave plan.search out.")
     if config.mesh.simulate:
         raise ConfigError(f"mesh.simulate={config.mesh.simulate} changes nothing in command=plan: leave it out.")
     if config.target.topology is not None and find_spec("libtpu") is None:
@@ -144,7 +157,7 @@ def run_compiler(config: Config, directory: Path) -> None:
     finally:
         process.kill()
     failure = directory / compiler.FAILURE
-    if failure.exists():
+    if failure.exists() and "RESOURCE_EXHAUSTED" not in failure.read_text():  # else what was laid out says how much
         raise RunError(f"the compiler for {config.target.topology} failed: {failure.read_text().partition(chr(10))[0]}")
     if process.returncode or not (directory / compiler.PROGRAM).exists():
         last = output.strip().splitlines()[-1:] or ["it said nothing"]
@@ -164,13 +177,7 @@ def read_compiled(config: Config, directory: Path) -> tuple[Memory, Work]:
     memory = read_memory(directory, stack_lengths=stacks - {0, 1})
     (text,) = directory.glob(compiler.HLO)
     flops = json.loads((directory / compiler.PROGRAM).read_text())["flops"]
-    module, recycles = parse(text.read_text()), config.model.recycles / 2
-    axes = {axis: getattr(config.mesh, axis) for axis in ALL_AXES}
-    return memory, Work(
-        flops=flops,
-        memory_bytes=hbm_bytes(module, recycles),
-        collectives=tuple(collectives(module, axes, recycles)),
-    )
+    return memory, work_of_module(parse(text.read_text()), flops, config)
 
 
 def chosen(looked_at: list[Candidate], config: Config, devices: int) -> Candidate:
@@ -203,8 +210,3 @@ def describe_model(config: Config) -> str:
     model, data = config.model, config.data
     extra = f", {data.extra_msa} extra" if model.extra_msa.blocks else ""
     return f"{model.blocks} blocks, crop {data.crop}, {data.msa_clusters} sequences{extra}, {config.precision.compute}"
-
-
-def describe_target(config: Config) -> str:
-    target = config.target
-    return f"{target.chips} chips ({target.topology})" if target.topology else f"{target.chips} GPUs"

@@ -25,9 +25,7 @@ ENVIRONMENT = {
 }
 
 CONFIG, PROGRAM, FAILURE = "config.yaml", "program.json", "failure.txt"
-HLO, BUFFERS, LIVE = (
-    f"*after_optimizations{part}.txt" for part in ("_after_buffer_assignment", "-buffer-assignment", "-live-range")
-)
+HLO, BUFFERS, LIVE = (f"*after_optimizations{part}.txt" for part in ("", "-buffer-assignment", "-live-range"))
 POLL_SECONDS = 0.25
 
 

@@ -6,7 +6,7 @@ A module is a list of computations, a computation a list of instructions such as
 
 whose type is an array's (or a tuple of such): dtype, dimensions, their order in memory (the minor-most first), the tile
 that the minor-most dimensions are padded to, and the memory space: none is HBM, S(1) is VMEM, others are smaller still.
-The file `…after_optimizations_after_buffer_assignment.txt` is meant; only there are spaces known.
+The file `…after_optimizations.txt` is meant, in which spaces are known.
 """
 
 import math

@@ -32,6 +32,8 @@ def memory_traffic(config: Config) -> float:
         logits = rows * heads * sizes.residues**2 + 2 * model.pair_heads * sizes.residues**3
         if rows == sizes.sequences:  # the extra MSA's attention to columns is global
             logits += heads * sizes.residues * rows**2
+        if config.kernels.attention == "cueq":
+            logits = 0
         product = sizes.residues**2 * model.c_outer**2
         return (REPRESENTATIONS * (m + z) + 2 * (hidden + logits + product)) * width / sizes.context
 

@@ -12,8 +12,10 @@ FINETUNE = ["command=plan", "+experiment=af2_finetune", "data.root=unread"]
 
 def plan(run_dir: Path, *overrides: str) -> dict:
     assert main([*FINETUNE, f"run_dir={run_dir}", *overrides]) == 0
-    assert (run_dir / "plan" / "plan.png").stat().st_size > 10_000
-    return json.loads((run_dir / "plan" / "plan.json").read_text())
+    (directory,) = (run_dir / "plan").iterdir()
+    assert directory.name == overrides[0].removeprefix("target=")
+    assert (directory / "plan.png").stat().st_size > 10_000
+    return json.loads((directory / "plan.json").read_text())
 
 
 def test_gpus_are_planned_by_formula(tmp_path: Path, capsys: pytest.CaptureFixture):
