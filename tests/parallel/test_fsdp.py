@@ -16,9 +16,9 @@ from evotrain.parallel.mesh import ALL_AXES, BATCH_SPEC, CONTEXT, FSDP, differin
 RNG = np.random.default_rng(0)
 LAYERS, EXAMPLES, CHANNELS = 3, 8, 16
 PARAMS = {
-    "head": {"weights": RNG.normal(size=(CHANNELS, 4)).astype(np.float32)},  # split along dimension 0
+    "head": {"weights": RNG.normal(size=(CHANNELS, 4)).astype(np.float32)},  # split along dimension 1
     "bias": RNG.normal(size=3).astype(np.float32),  # never split
-    "blocks": {"weights": RNG.normal(size=(LAYERS, 4, CHANNELS)).astype(np.float32)},  # split along dimension 2
+    "blocks": {"weights": RNG.normal(size=(LAYERS, 4, CHANNELS)).astype(np.float32)},  # split along dimension 1
 }
 X = RNG.normal(size=(EXAMPLES, 4)).astype(np.float32)
 
@@ -30,9 +30,9 @@ def mesh(data: int, parts: int, context: int) -> Mesh:
 @pytest.mark.parametrize(
     ("shape", "parts", "dim"),
     [
-        ((16, 64), 8, 1),  # the largest
-        ((64, 12), 8, 0),  # the largest that divides
-        ((12, 24, 40), 8, 2),
+        ((16, 64), 8, 0),  # the smallest
+        ((64, 12), 8, 0),  # the smallest that divides
+        ((12, 24, 40), 8, 1),
         ((16, 16), 8, 0),  # the first of equals
         ((7, 9), 8, None),
         ((8,), 8, 0),
@@ -41,11 +41,11 @@ def mesh(data: int, parts: int, context: int) -> Mesh:
         ((16, 64), 1, None),  # nothing to split among
     ],
 )
-def test_an_array_is_split_along_its_largest_dimension_that_divides(shape: tuple, parts: int, dim: int | None):
+def test_an_array_is_split_along_its_smallest_dimension_that_divides(shape: tuple, parts: int, dim: int | None):
     assert fsdp.split_dim((DictKey("weights"),), shape, parts) == dim
 
 
-@pytest.mark.parametrize(("shape", "dim"), [((48, 16, 8), 1), ((48, 7, 8), 2), ((48, 7), None)])
+@pytest.mark.parametrize(("shape", "dim"), [((48, 16, 8), 2), ((48, 7, 8), 2), ((48, 7), None)])
 def test_the_layer_dimension_is_never_split(shape: tuple, dim: int | None):
     path = (DictKey("evoformer"), DictKey("blocks"), DictKey("weights"))
     assert fsdp.split_dim(path, shape, 8) == dim
@@ -54,8 +54,8 @@ def test_the_layer_dimension_is_never_split(shape: tuple, dim: int | None):
 def test_shardings_place_each_array_by_the_rule():
     placed = jax.device_put(PARAMS, fsdp.shardings(PARAMS, mesh(2, 4, 1)))
     shapes = jax.tree.map(lambda x: x.addressable_shards[0].data.shape, placed)
-    assert shapes == {"head": {"weights": (4, 4)}, "bias": (3,), "blocks": {"weights": (LAYERS, 4, 4)}}
-    assert fsdp.specs(PARAMS, 4)["blocks"]["weights"] == P(None, None, FSDP)
+    assert shapes == {"head": {"weights": (16, 1)}, "bias": (3,), "blocks": {"weights": (LAYERS, 1, 16)}}
+    assert fsdp.specs(PARAMS, 4)["blocks"]["weights"] == P(None, FSDP)
     assert fsdp.specs(PARAMS, 4)["bias"] == P()
 
 
