@@ -42,8 +42,9 @@ def main(directory: Path) -> None:
     from evotrain.plan.program import traced_step
 
     config = load_saved(directory / CONFIG)
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=config.target.topology).devices
-    traced = traced_step(config, make_mesh(config.mesh, devices))
+    name = config.target.topology
+    slice_of = topologies.get_topology_desc(platform="tpu", topology_name=name, chips_per_host_bounds=of_host(name))
+    traced = traced_step(config, make_mesh(config.mesh, slice_of.devices))
     flops = count_flops(traced.jaxpr, open_trips=config.model.recycles / 2)
     parameters = [x.shape for x in jax.tree.leaves(network(config)[1])]
     (directory / PROGRAM).write_text(json.dumps({"flops": flops, "parameters": parameters}))
@@ -54,6 +55,12 @@ def main(directory: Path) -> None:
         lowered.compile({"xla_dump_to": str(directory), "xla_dump_hlo_as_text": True})
     except jax.errors.JaxRuntimeError as error:
         (directory / FAILURE).write_text(str(error))
+
+
+def of_host(topology: str) -> tuple[int, int, int]:
+    """Chips of one machine along each side of a slice such as "v5p:4x4x8": 2 × 2, or fewer where there are no more."""
+    columns, rows, *_ = map(int, topology.partition(":")[2].split("x"))
+    return min(columns, 2), min(rows, 2), 1
 
 
 def leave_when_written(directory: Path) -> None:

@@ -35,7 +35,7 @@ from network_example import (
 from quick_compile import QUICK
 
 OUTPUT_ERROR, POSITION_ERROR, ROUNDING = 1e-4, 1e-3, 1e-5  # relative to the largest of an array; Å; relative
-VANISHING = 1e-8  # a gradient below this share of the largest one is nothing but rounding
+VANISHING = 1e-6  # a gradient below this share of the largest one is nothing but rounding
 OF_REFERENCE = 1.25  # two bfloat16 programs round differently: neither is nearer to float32 in every array
 # An offset of what a bias is made of shifts all keys of a query alike, to which the softmax is blind.
 BLIND = (
