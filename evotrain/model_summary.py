@@ -255,7 +255,7 @@ def _activations(config: Config) -> Iterator[Activation]:
     crop, whole = data.crop, padded_size(data.crop, mesh.context)
     rows, extra_rows, templates = data.msa_clusters, data.extra_msa, data.templates
     angles = templates if template.blocks and template.angles else 0
-    yield of("MSA", (rows + angles, crop, model.c_m), (part(rows) + part(angles), whole, model.c_m))
+    yield of("MSA", (rows + angles, crop, model.c_m), (part(rows + angles), whole, model.c_m))
     yield of("pair", (crop, crop, model.c_z), (part(crop), whole, model.c_z))
     if extra.blocks:
         yield of("extra MSA", (extra_rows, crop, extra.c_m), (part(extra_rows), whole, extra.c_m))

@@ -1,6 +1,6 @@
 """Losses that are read off the MSA and pair representations.
 
-All float32; labels are whole, predictions sharded along dimension 0.
+All float32; predictions are sharded along dimension 0, and so are the labels of the masked MSA, others are whole.
 """
 
 import jax
@@ -22,10 +22,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def masked_msa_loss(logits: jax.Array, true_msa: jax.Array, bert_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean cross-entropy and accuracy over hidden positions: logits [S, N, 23], true_msa and bert_mask [S, N]."""
-    labels, hidden = shard(true_msa, 0), shard(bert_mask, 0)
-    count = MSA_EPSILON + sum_shards(jnp.sum(hidden))
-    loss = sum_shards(jnp.sum(cross_entropy(logits, labels) * hidden)) / count
-    correct = (jnp.argmax(logits, axis=-1) == labels) * hidden
+    count = MSA_EPSILON + sum_shards(jnp.sum(bert_mask))
+    loss = sum_shards(jnp.sum(cross_entropy(logits, true_msa) * bert_mask)) / count
+    correct = (jnp.argmax(logits, axis=-1) == true_msa) * bert_mask
     return loss, sum_shards(jnp.sum(correct)) / count
 
 

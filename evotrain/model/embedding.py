@@ -23,8 +23,8 @@ LONGEST_WAVELENGTH = 10_000.0
 class InputEmbedding(nnx.Module):
     """Embeds MSA and target features (AlphaFold 2, Suppl. Alg. 3).
 
-    target_feat [N, 22], msa_feat [S, N, 49], residue_index [N], all whole -> m [S, N, c_m] sharded along S and
-    z [N, N, c_z] sharded along rows.
+    target_feat [N, 22] and residue_index [N] whole, msa_feat [S, N, 49] sharded along S -> m [S, N, c_m] sharded alike
+    and z [N, N, c_z] sharded along rows.
     """
 
     def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
@@ -38,7 +38,7 @@ class InputEmbedding(nnx.Module):
     def __call__(
         self, target_feat_NC: jax.Array, msa_feat_SNC: jax.Array, residue_index_N: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        m = self.msa(shard(msa_feat_SNC, 0)) + self.target(target_feat_NC)[None]
+        m = self.msa(msa_feat_SNC) + self.target(target_feat_NC)[None]
         z = self.left(shard(target_feat_NC, 0))[:, None] + self.right(target_feat_NC)[None]
         offset_IJ = shard(residue_index_N, 0)[:, None] - residue_index_N[None]
         return m, z + self.position(offset_IJ)

@@ -37,7 +37,15 @@ from evotrain.model.layers import Dense, Policy
 from evotrain.model.recycling import Recycled, RecyclingEmbedding
 from evotrain.model.structure import Structure, StructureModule, atom14_to_atom37
 from evotrain.model.template import TemplateAngles, TemplateEmbedding
-from evotrain.parallel.context import first_shard_of, gather, shard, sum_shards, zeros
+from evotrain.parallel.context import (
+    first_shard_of,
+    gather,
+    replace_rows,
+    shard,
+    shard_with_blanks,
+    sum_shards,
+    zeros,
+)
 from evotrain.residues import ATOM37_EXISTS
 
 Arrays = dict[str, jax.Array]
@@ -67,7 +75,7 @@ class Choices(NamedTuple):
 class Prediction(NamedTuple):
     """What one pass predicts; what the network lacks the parts for is None. Float32."""
 
-    masked_msa: jax.Array  # [S, N, 23] logits, sharded along S
+    masked_msa: jax.Array  # [S, N, 23] logits, sharded along S; with templates also of their rows, after those
     distogram: jax.Array  # [I, J, 64] logits, sharded along I
     recycled: Recycled  # what the next pass starts from
     structure: Structure | None
@@ -115,21 +123,18 @@ class AlphaFold(nnx.Module):
         seq_mask = features["seq_mask"]
         pair_mask = seq_mask[:, None] * seq_mask[None]
 
-        m, z = self.embedding(features["target_feat"], features["msa_feat"], features["residue_index"])
+        m, z = self.embedding(features["target_feat"], self._own_rows(features, "msa_feat"), features["residue_index"])
         if config.recycles:
             m, z = self.recycling(m, z, recycled, features["aatype"])
-        msa_mask, sequences = features["msa_mask"], m.shape[0]
+        msa_mask = features["msa_mask"]
         if config.template.blocks:
             z += self.template(z, features, pair_mask, keys[0])
         if config.extra_msa.blocks:
             extra = (features[name] for name in ("extra_msa", "extra_has_deletion", "extra_deletion_value"))
             z = self.extra_msa(*extra, features["extra_msa_mask"], z, pair_mask, keys[1])
         if config.template.blocks and config.template.angles:
-            rows = self.template_angles(features["template_angle_feat"])
-            m = jnp.concatenate([m, rows])
-            # In the order in which the shards hold the rows.
-            masks = (shard(mask, 0) for mask in (msa_mask, features["template_angle_mask"]))
-            msa_mask = gather(jnp.concatenate(list(masks)), 0)
+            m = replace_rows(m, self.template_angles(features["template_angle_feat"]), msa_mask.shape[0])
+            msa_mask = jnp.concatenate([msa_mask, features["template_angle_mask"]])
         m, z = self.evoformer(m, z, msa_mask, pair_mask, keys[2])
 
         m_first = first_shard_of(m[0])
@@ -145,7 +150,7 @@ class AlphaFold(nnx.Module):
             if config.structure.aligned_error:
                 aligned_error = self.aligned_error(z)
         return Prediction(
-            masked_msa=self.masked_msa(m[:sequences]),
+            masked_msa=self.masked_msa(m),
             distogram=self.distogram(z),
             recycled=Recycled(m_first.astype(_wide_dtype(z)), z.astype(_wide_dtype(z)), positions),
             structure=structure,
@@ -153,6 +158,12 @@ class AlphaFold(nnx.Module):
             resolved=resolved,
             aligned_error=aligned_error,
         )
+
+    def _own_rows(self, features: Example, name: str) -> jax.Array:
+        """A feature [S, N, …] of the MSA, sharded along S, with zeros where there will be rows made of templates."""
+        template = self.config.template
+        rows = features["template_angle_feat"].shape[0] if template.blocks and template.angles else 0
+        return shard_with_blanks(features[name], rows)
 
     def nothing_recycled(self, residues: int) -> Recycled:
         """What the first pass starts from: zeros."""
@@ -203,7 +214,8 @@ class AlphaFold(nnx.Module):
 
     def _losses(self, prediction: Prediction, example: Example, clamped: jax.Array) -> tuple[jax.Array, Metrics]:
         loss = self.config.loss
-        msa, accuracy = masked_msa_loss(prediction.masked_msa, example["true_msa"], example["bert_mask"])
+        hidden = (self._own_rows(example, name) for name in ("true_msa", "bert_mask"))
+        msa, accuracy = masked_msa_loss(prediction.masked_msa, *hidden)
         distogram = distogram_loss(prediction.distogram, example["pseudo_beta"], example["pseudo_beta_mask"])
         parts = {"masked_msa": msa, "distogram": distogram}
         if prediction.structure is not None:

@@ -18,28 +18,32 @@ CPU_CACHE = 2**19
 def map_rows(function: Callable[[Any], Any], rows: Any, *, numbers: int, chunk: int | None = None) -> Any:
     """`function` of a tree of arrays [R, ...], which treats rows alike and gives a tree of arrays [R, ...].
 
-    It gets `chunk` rows at a time. By default an accelerator gets them all, and a CPU as many as its cache holds if
-    `numbers` is the size of a row's intermediates. What a chunk needs for the backward pass is computed again there, so
-    that it never exists for all rows.
+    It gets at most `chunk` rows at a time, and what they need for the backward pass is computed again there, so that it
+    never exists for all rows. By default an accelerator gets them all, and a CPU as many as its cache holds if
+    `numbers` is the size of a row's intermediates.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
     if chunk is None:
         chunk = _rows_in_cache(count, numbers) if _on_cpu() else count
-    if chunk >= count:
-        return function(rows)
-
-    function = jax.checkpoint(function, prevent_cse=False)
+        if chunk >= count:
+            return function(rows)
+    chunk = -(-count // -(-count // chunk))  # as many chunks, of sizes that differ as little as can be
+    # XLA unrolls a loop of one, and would then compute once what is to be computed again.
+    once = jax.checkpoint(function)
+    if chunk == count:
+        return once(rows)
     whole, rest = count - count % chunk, count % chunk
+    several = jax.checkpoint(function, prevent_cse=False) if whole > chunk else once
 
     def body(out: Any, numbered: tuple[jax.Array, Any]) -> tuple[Any, None]:
         start, some = numbered
-        return jax.tree.map(lambda y, new: _write(chunk, y, new, start), out, function(some)), None
+        return jax.tree.map(lambda y, new: _write(chunk, y, new, start), out, several(some)), None
 
     split = jax.tree.map(lambda x: x[:whole].reshape(-1, chunk, *x.shape[1:]), rows)
     out, _ = lax.scan(body, _room(function, rows), (jnp.arange(0, whole, chunk), split))
     if not rest:
         return out
-    last = function(jax.tree.map(lambda x: x[whole:], rows))
+    last = once(jax.tree.map(lambda x: x[whole:], rows))
     return jax.tree.map(lambda y, new: _write(rest, y, new, whole), out, last)
 
 

@@ -167,7 +167,7 @@ def pair_features(template: Features, dtype: jnp.dtype) -> jax.Array:
 class TemplateAngles(nnx.Module):
     """Rows of the MSA representation from the templates' torsion angles (AlphaFold 2, Suppl. Alg. 2, lines 7-8).
 
-    Whole template_angle_feat [T, N, 57] -> [T, N, c_m], sharded along T.
+    template_angle_feat [T, N, 57] -> [T, N, c_m], both whole: they are too few to be split.
     """
 
     def __init__(self, config: ModelConfig, *, policy: Policy, rngs: nnx.Rngs):
@@ -176,4 +176,4 @@ class TemplateAngles(nnx.Module):
         self.project = Dense((config.c_m,), (config.c_m,), kind="relu", **built)
 
     def __call__(self, angle_feat_TNC: jax.Array) -> jax.Array:
-        return self.project(jax.nn.relu(self.embed(shard(angle_feat_TNC, 0))))
+        return self.project(jax.nn.relu(self.embed(angle_feat_TNC)))

@@ -52,6 +52,29 @@ def shard(x: jax.Array, dim: int) -> jax.Array:
     return lax.dynamic_slice_in_dim(x, lax.axis_index(CONTEXT) * length, length, axis=dim)
 
 
+def shard_with_blanks(x: jax.Array, blanks: int) -> jax.Array:
+    """This device's part of dimension 0 of `x`, which every device holds whole, and of `blanks` rows of zeros after it.
+
+    Only that part is made: of a padded whole, XLA would keep all for the backward pass.
+    """
+    if size() == 1:
+        return jnp.pad(x, [(0, blanks), *[(0, 0)] * (x.ndim - 1)])
+    length, remainder = divmod(x.shape[0] + blanks, size())
+    assert remainder == 0, f"{x.shape[0]} + {blanks} rows over {size()} context shards"
+    rows = lax.axis_index(CONTEXT) * length + jnp.arange(length)
+    return jnp.take(x, rows, axis=0, mode="fill", fill_value=0)
+
+
+def replace_rows(x: jax.Array, rows: jax.Array, start: int) -> jax.Array:
+    """`x`, sharded along dimension 0, with `rows`, which every device holds whole, in place of the whole's last rows:
+    those from `start` on."""
+    if size() == 1:
+        return x.at[start:].set(rows)
+    position = lax.axis_index(CONTEXT) * x.shape[0] + jnp.arange(x.shape[0]) - start
+    replaced = (position >= 0).reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.where(replaced, jnp.take(rows, position, axis=0, mode="clip"), x)
+
+
 def on_first_shard(x: jax.Array) -> jax.Array:
     """`x` on the first of the devices that share the example, zeros on the others."""
     return x if size() == 1 else jnp.where(lax.axis_index(CONTEXT) == 0, x, jnp.zeros_like(x))

@@ -20,6 +20,7 @@ COLORS = {
     "gradients": "#e0a878",
     "kept": ORANGE,
     "working": GREEN,
+    "gaps": "#dde3e8",
 }
 PURPOSES = {"activations": ORANGE, "parameters": BLUE, "gradients": "#e0a878"}
 CALM = "#b9c3cd"  # of a term that does not bind
@@ -57,20 +58,20 @@ def _draw_memory(axes: Axes, plan: Plan) -> None:
     """Each part where it ends up in the whole, the whole below them, and the device's memory as a line."""
     memory, device = plan.memory, plan.device_memory / GIB
     total = memory.total / GIB
-    names = list(wording.PARTS)
+    parts = wording.parts(memory)
     begin = 0.0
-    for row, name in enumerate(names):
+    for row, name in enumerate(parts):
         size = getattr(memory, name) / GIB
         axes.barh(row, size, left=begin, color=COLORS[name], height=0.62)
-        axes.barh(len(names), size, left=begin, color=COLORS[name], height=0.62)
+        axes.barh(len(parts), size, left=begin, color=COLORS[name], height=0.62)
         _label(axes, begin + size, row, wording.gib(getattr(memory, name), memory.total))
         begin += size
-    _label(axes, total, len(names), wording.gib(memory.total), weight="bold")
+    _label(axes, total, len(parts), wording.gib(memory.total), weight="bold")
     limit = GREEN if plan.fits else RED
     axes.axvline(device, color=limit, linewidth=1.2, linestyle="--")
     axes.axvspan(device, 10 * max(device, total), color=RED, alpha=0.06, linewidth=0)
     axes.set_xlim(0, 1.15 * max(total, device))
-    _dress(axes, [*wording.PARTS.values(), "total"], f"Memory of a device (GiB)\n{wording.verdict(plan)}", limit)
+    _dress(axes, [*parts.values(), "total"], f"Memory of a device (GiB)\n{wording.verdict(plan)}", limit)
 
 
 def _draw_times(axes: Axes, plan: Plan) -> None:

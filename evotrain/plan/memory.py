@@ -58,7 +58,8 @@ def read_memory(directory: Path, *, stack_lengths: Collection[int]) -> Memory:
         for place in alive
         if _ordered(place.shape) not in parameter_shapes and len(place.shape) > 2 and place.shape[0] in stack_lengths
     )
-    return Memory(**held, gradients=gradients, kept=kept, working=shared - gradients - kept)
+    used = sum(place.size for place in alive)
+    return Memory(**held, gradients=gradients, kept=kept, working=used - gradients - kept, gaps=shared - used)
 
 
 def _text(directory: Path, pattern: str) -> Iterator[str]:

@@ -23,7 +23,7 @@ class Module(NamedTuple):
 
     forward: float
     output: float = 0.0  # of these its last product, whose result the backward pass of this part does not need
-    rows: float = 0.0  # that are computed in chunks, if they are more than one; again in the backward pass
+    in_chunks: bool = False  # of rows, if so configured; they are computed again in the backward pass
     switched: bool = False  # what it updates goes to other devices next
 
 
@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
     """An example as devices share it: each of the dimensions that are split is a multiple of their number."""
 
     context: int
-    sequences: int
+    sequences: int  # with the rows that are made of templates
     extra: int
     residues: int
     templates: int
@@ -40,21 +40,21 @@ class Sizes(NamedTuple):
     def of(cls, config: Config) -> "Sizes":
         data, context = config.data, config.mesh.context
         rows = data.templates if config.model.template.blocks and config.model.template.angles else 0
-        sequences = padded_size(data.msa_clusters, context) + padded_size(rows, context)
-        return cls(
-            context, sequences, padded_size(data.extra_msa, context), padded_size(data.crop, context), data.templates
+        sequences, extra, residues = (
+            padded_size(size, context) for size in (data.msa_clusters + rows, data.extra_msa, data.crop)
         )
+        return cls(context, sequences, extra, residues, data.templates)
 
 
 def step_flops(config: Config) -> float:
     """Operations of one device in one step of the mean number of recycles; `config.mesh` is resolved."""
     model, mesh, sizes = config.model, config.mesh, Sizes.of(config)
-    chunk, recycles = config.kernels.chunk_rows, model.recycles / 2
+    chunked, recycles = config.kernels.chunk_rows is not None, model.recycles / 2
 
     def trained(modules: list[Module], *, again: float = 0.0) -> float:
         """Forward, backward, and again what a block computes again; `again` more times all of it."""
         return sum(
-            module.forward * (3 + again) + recomputed(module, mesh.remat, chunk, last=module is modules[-1])
+            module.forward * (3 + again) + recomputed(module, mesh.remat, chunked, last=module is modules[-1])
             for module in modules
         )
 
@@ -74,9 +74,9 @@ def step_flops(config: Config) -> float:
     return config.batch_size / (mesh.data * mesh.fsdp) * (total + recycles * frozen)
 
 
-def recomputed(module: Module, remat: str, chunk: int | None, *, last: bool) -> float:
+def recomputed(module: Module, remat: str, chunked: bool, *, last: bool) -> float:
     """What the backward pass computes of a module before its own work."""
-    in_chunks = chunk is not None and module.rows > chunk
+    in_chunks = chunked and module.in_chunks
     inner = module.forward - module.output if in_chunks else 0.0
     if remat == "none":
         return inner
@@ -130,7 +130,7 @@ def _evoformer(
     yield transition(n, rows * residues, c_m, model.transition_factor)
     yield Module((4 * rows * residues * c_m * c + 2 * residues**2 * rows) / n)
     output = 2 * residues**2 * c * c * c_z / n
-    yield Module(2 * residues**2 * rows * c * c / n + output, output=output, rows=residues / n)
+    yield Module(2 * residues**2 * rows * c * c / n + output, output=output, in_chunks=True)
     dim = model.pair_head_dim or c_z // model.pair_heads
     yield from _pair_modules(sizes, c_z, model.c_triangle, model.pair_heads, dim, model.transition_factor)
 
@@ -151,7 +151,7 @@ def attention(devices: int, rows: int, positions: int, channels: int, heads: int
     """Gated attention within each of `rows` rows of `positions`: four projections, logits, averages, output."""
     projection = 2 * rows * positions * channels * heads * dim / devices
     inner = 4 * rows * positions**2 * heads * dim / devices
-    return Module(5 * projection + inner, output=projection, rows=rows / devices)
+    return Module(5 * projection + inner, output=projection, in_chunks=True)
 
 
 def transition(devices: int, positions: int, channels: int, factor: int) -> Module:
@@ -198,7 +198,7 @@ def between_flops(model: ModelConfig, sizes: Sizes) -> float:
         c_t, c_z = model.template.c_t, model.c_z
         total += 2 * residues**2 * (2 * c_z * c_t + 2 * sizes.templates * c_t * c_t) / n
         if model.template.angles:
-            total += 2 * sizes.templates * residues * (TEMPLATE_ANGLES * model.c_m + model.c_m**2) / n
+            total += 2 * sizes.templates * residues * (TEMPLATE_ANGLES * model.c_m + model.c_m**2)
     if model.structure.layers:
         total += 2 * residues * model.c_m * model.structure.c_s
     return total

@@ -71,7 +71,7 @@ def _memory_table(plan: Plan, width: int) -> Table:
         return Bar(max(total, device), 0, size, width=_bar_width(width, 48), color=color)
 
     table = _table("memory of a device", ("GiB", ""), ("share", ""), ("", ""), show_footer=True)
-    for name, label in wording.PARTS.items():
+    for name, label in wording.parts(plan.memory).items():
         size = getattr(plan.memory, name)
         table.add_row(label, wording.gib(size, total), wording.percent(size / device), bar(size, PART))
     sums = [

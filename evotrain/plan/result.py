@@ -18,6 +18,7 @@ class Memory:
     gradients: float  # and copies of weights in the dtype of the computation
     kept: float  # by each block for the backward pass
     working: float  # everything else that lives for a while
+    gaps: float = 0.0  # between arrays, and tables of what the program hands on; by formula they are in `working`
 
     @property
     def total(self) -> float:
@@ -25,7 +26,7 @@ class Memory:
 
     @property
     def activations(self) -> float:
-        """What is neither an argument of the step nor of the size of parameters."""
+        """What is neither an argument of the step nor of the size of parameters, without gaps."""
         return self.kept + self.working
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from evotrain.plan.result import GIB, Layout, Plan
+from evotrain.plan.result import GIB, Layout, Memory, Plan
 
 PARTS = {
     "parameters": "parameters",
@@ -12,11 +12,17 @@ PARTS = {
     "gradients": "gradients, weight copies",
     "kept": "kept for backward",
     "working": "working",
+    "gaps": "gaps, tables",
 }
 RESOURCES = {"compute": "compute", "memory": "HBM", "network": "network"}
 SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 UNITS = {"s": 1, "ms": 1e-3, "µs": 1e-6}
 PREFIXES = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
+
+
+def parts(memory: Memory) -> dict[str, str]:
+    """The names of the parts that there are, by field; the analytic model knows no gaps."""
+    return {name: label for name, label in PARTS.items() if name != "gaps" or memory.gaps}
 
 
 def number(value: float) -> str:

@@ -100,6 +100,30 @@ def test_trees_of_rows_in_chunks(chunk: int):
     assert error < 1e-6, array
 
 
+def test_a_single_chunk_is_computed_again_too():
+    """As many devices share the rows, so it takes the same operations wherever they are."""
+
+    def sines(chunk: int | None) -> int:
+        def total(x: jax.Array) -> jax.Array:
+            return jnp.sum(map_rows(lambda x: jnp.sin(jnp.sin(x)), x, numbers=1, chunk=chunk))
+
+        return str(jax.make_jaxpr(jax.grad(total))(jnp.ones((4, 3)))).count(" sin ")
+
+    assert (sines(None), sines(4)) == (2, 3)
+
+
+@pytest.mark.parametrize(("rows", "chunks"), [(17, {9, 8}), (65, {13}), (33, {11})])
+def test_chunks_differ_as_little_as_can_be(rows: int, chunks: set[int]):
+    sizes = []
+
+    def note(x: jax.Array) -> jax.Array:
+        sizes.append(x.shape[0])
+        return x
+
+    jax.eval_shape(lambda x: map_rows(note, x, numbers=1, chunk=16), jnp.ones((rows, 1)))
+    assert set(sizes) == chunks | {rows}  # and the shape of the whole
+
+
 def test_values_that_are_not_finite_stay_in_their_rows():
     x = jnp.ones((4, 3)).at[0].set(jnp.nan)
 

@@ -10,10 +10,9 @@ from trunk_parts import arguments, params, program
 SIZES = {
     "extra_msa": {"sequences": 4, "residues": 8},
     "template": {"templates": 2, "residues": 8},
-    "template_angles": {"templates": 4},
     "recycling": {"sequences": 4, "residues": 8},
 }
-WHOLE = {"template_angles": ("template_angle_feat",), "recycling": ("recycled_m",)}
+WHOLE = {"recycling": ("recycled_m",)}
 
 
 @pytest.mark.parametrize("name", SIZES)

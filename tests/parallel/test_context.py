@@ -72,6 +72,24 @@ def test_shard_refuses_what_does_not_divide():
         sharded(partial(context.shard, dim=0), P(), over(0))(X[:7])
 
 
+def test_rows_that_follow_a_whole_stand_on_the_last_shards():
+    """Also where they begin within a shard, and fill others."""
+    x, rows = X[:5].repeat(3, 0), X[:17].repeat(3, 0)[:17]
+    blank = sharded(lambda x: context.shard_with_blanks(x, len(rows)), P(), over(0))
+    np.testing.assert_array_equal(blank(x), np.concatenate([x, np.zeros_like(rows)]))
+
+    def place(x: jax.Array, rows: jax.Array) -> jax.Array:
+        on_a_shard = partial(context.replace_rows, start=len(X[:5]) * 3)
+        return jax.shard_map(on_a_shard, mesh=mesh(), in_specs=(over(0), P()), out_specs=over(0))(x, rows)
+
+    before = TOWARDS[0].repeat(4, 0)
+    np.testing.assert_array_equal(jax.jit(place)(before, rows), np.concatenate([before[:15], rows]))
+    weights = TOWARDS[1].repeat(4, 0)
+    by_x, by_rows = jax.jit(jax.grad(lambda *args: jnp.sum(place(*args) * weights), (0, 1)))(before, rows)
+    np.testing.assert_array_equal(by_x, np.concatenate([weights[:15], np.zeros_like(rows)]))
+    np.testing.assert_array_equal(by_rows, weights[15:])
+
+
 def test_sum_shards_adds_what_the_devices_hold():
     run = sharded(context.sum_shards, over(1), P())
     np.testing.assert_allclose(run(X), X.reshape(8, DEVICES, 2, 24).sum(1), rtol=1e-5, atol=1e-5)
@@ -106,6 +124,8 @@ def test_each_does_nothing_without_other_shards():
         assert context.sum_shards(x) is x
         assert context.on_first_shard(x) is x
         assert context.first_shard_of(x) is x
+        assert context.shard_with_blanks(x, 2).shape == (5, 5)
+        assert context.replace_rows(x, x[:1], 2).shape == x.shape
         return x
 
     all_of_them(jnp.ones((3, 5)))

@@ -28,6 +28,7 @@ class ExampleShape:
     msa_clusters: int  # S, rows of the MSA
     extra_msa: int = 0  # E, rows of the extra MSA; 0: no features of it
     templates: int = 0  # T; 0: no features of them
+    template_angles: bool = True  # features of which rows of the MSA are made, too
     passes: int = 1  # R, each with its own sample of the alignment
     structure: bool = False  # labels of all atoms, frames and torsion angles
     mask_fraction: float  # of the MSA's positions, hidden
@@ -51,6 +52,7 @@ def example_shape(config: Config) -> ExampleShape:
         msa_clusters=data.msa_clusters,
         extra_msa=data.extra_msa,
         templates=data.templates,
+        template_angles=config.model.template.angles,
         passes=config.model.recycles + 1,
         structure=config.model.structure.layers > 0,
         mask_fraction=data.mask_fraction,
@@ -90,7 +92,7 @@ def example(
         features["resolution"] = np.float32(protein.resolution)
     if shape.templates:
         chosen = choose_templates(protein.templates, rng if training else None, shape.templates)
-        given = template_features(protein.templates, chosen, residues)
+        given = template_features(protein.templates, chosen, residues, angles=shape.template_angles)
         features |= {name: _pad(x, *(shape.templates, shape.crop)[: min(x.ndim, 2)]) for name, x in given.items()}
     return features
 

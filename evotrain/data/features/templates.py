@@ -26,31 +26,37 @@ def choose_templates(available: Templates | None, rng: np.random.Generator | Non
     return rng.permutation(count)[: min(shown, most)]
 
 
-def template_features(available: Templates | None, chosen: np.ndarray, residues: Residues) -> dict[str, np.ndarray]:
+def template_features(
+    available: Templates | None, chosen: np.ndarray, residues: Residues, *, angles: bool = True
+) -> dict[str, np.ndarray]:
     """Features of the `chosen` templates, int [T], over the crop `residues`; float32 where not said otherwise.
 
     Returns template_aatype int32 [T, N], template_mask [T], template_pseudo_beta [T, N, 3] in Å,
-    template_pseudo_beta_mask [T, N], template_backbone_mask [T, N] (N, Cα and C observed), template_angle_feat
-    [T, N, 57] (residue type, torsion angles as sine and cosine, the same with alternative names, their mask),
-    template_angle_mask [T, N] (psi observed). With no template available, T and N are 0.
+    template_pseudo_beta_mask [T, N], template_backbone_mask [T, N] (N, Cα and C observed); with `angles`
+    template_angle_feat [T, N, 57] (residue type, torsion angles as sine and cosine, the same with alternative names,
+    their mask), template_angle_mask [T, N] (psi observed). With no template available, T and N are 0.
     """
     if available is None:
         available, residues = _NO_TEMPLATES, slice(0)
     aatype = available.aatype[chosen][:, residues]
     positions, mask = available.atom_positions[chosen][:, residues], available.atom_mask[chosen][:, residues]
     beta, beta_mask = pseudo_beta(aatype, positions, mask)
+    features = {
+        "template_aatype": aatype,
+        "template_mask": np.ones(len(chosen), np.float32),
+        "template_pseudo_beta": beta,
+        "template_pseudo_beta_mask": beta_mask,
+        "template_backbone_mask": mask[..., [N_ATOM, CA_ATOM, C_ATOM]].prod(-1),
+    }
+    if not angles:
+        return features
     torsions = torsion_angles(aatype, positions, mask)
     # Omega and phi need the residue before, which the crop may have left out.
     numbers = np.arange(available.aatype.shape[1])[residues]
     torsions.mask[:, 1:, :PSI] *= (np.diff(numbers) == 1)[:, None]
     one_hot = np.eye(TEMPLATE_CLASSES, dtype=np.float32)[aatype]
     flat = [x.reshape(*aatype.shape, x.shape[-2] * 2) for x in (torsions.sin_cos, torsions.alternative)]
-    return {
-        "template_aatype": aatype,
-        "template_mask": np.ones(len(chosen), np.float32),
-        "template_pseudo_beta": beta,
-        "template_pseudo_beta_mask": beta_mask,
-        "template_backbone_mask": mask[..., [N_ATOM, CA_ATOM, C_ATOM]].prod(-1),
+    return features | {
         "template_angle_feat": np.concatenate([one_hot, *flat, torsions.mask], -1),
         "template_angle_mask": torsions.mask[..., PSI],
     }

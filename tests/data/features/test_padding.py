@@ -12,9 +12,6 @@ from evotrain.data.generated.synthetic import gaussian_example
 # Sizes that no other dimension has.
 N, S, E, T = 41, 43, 47, 5
 SHAPE = ExampleShape(crop=N, msa_clusters=S, extra_msa=E, templates=T, passes=2, structure=True, mask_fraction=0.15)
-# Templates are embedded one after another, by every device: only the rows that they give the MSA are split.
-WHOLE = ("template_mask", "template_aatype", "template_pseudo_beta", "template_pseudo_beta_mask")
-WHOLE += ("template_backbone_mask",)
 DEVICES = 6
 
 
@@ -24,18 +21,18 @@ def examples() -> list[dict[str, np.ndarray]]:
     return [folding, gaussian_example(0, 0, residues=N, sequences=S, c_m=3, c_z=2)]
 
 
-def split_sizes(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a feature that `DEVICES` devices can split."""
-    split = {N, S, E} if name in WHOLE else {N, S, E, T}
-    return tuple(-(-size // DEVICES) * DEVICES if size in split else size for size in shape)
+def split_sizes(shape: tuple[int, ...], templates: int) -> tuple[int, ...]:
+    """The shape of a feature that `DEVICES` devices can split: sequences together with the rows made of templates."""
+    sizes = {N: 42, S: 48 - templates, E: 48}
+    return tuple(sizes.get(size, size) for size in shape)
 
 
 def test_what_devices_split_is_padded_with_zeros():
-    for features in examples():
+    for features, templates in zip(examples(), (T, 0), strict=True):
         found = pad(features, DEVICES)
         assert found.keys() == features.keys()
         for name, x in features.items():
-            assert np.shape(found[name]) == split_sizes(name, np.shape(x)), name
+            assert np.shape(found[name]) == split_sizes(np.shape(x), templates), name
             widths = [(0, new - old) for new, old in zip(np.shape(found[name]), np.shape(x), strict=True)]
             np.testing.assert_array_equal(found[name], np.pad(x, widths) if widths else x, err_msg=name)
             assert found[name].dtype == x.dtype
