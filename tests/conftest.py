@@ -11,8 +11,9 @@ QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE} {SIMULATED_DEVICES}".strip()
 # What one test has compiled, another test or a program that it starts need not compile again. The bits stay the same.
-COMPILED = tempfile.TemporaryDirectory(prefix="evotrain-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes that pytest -n starts share it
+    COMPILED = tempfile.TemporaryDirectory(prefix="evotrain-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax

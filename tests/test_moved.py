@@ -71,6 +71,7 @@ def test_from_mesh_to_mesh(begun, unmoved, tmp_path, capsys):
     assert rows(run_dir)[-1]["loss"] < rows(run_dir)[0]["loss"]
 
 
+@pytest.mark.nightly
 def test_from_one_process_to_two(begun, unmoved, tmp_path):
     run_dir = shutil.copytree(begun, tmp_path / "run")
     steps = BEFORE + AFTER

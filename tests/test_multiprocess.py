@@ -82,6 +82,7 @@ def assert_read(folder: Path, held: list[set[int]]) -> None:
         assert {index % BATCH_SIZE for index in read} == expected
 
 
+@pytest.mark.nightly
 def test_an_example_shared_within_each_process(finished_run, tmp_path):
     """The numbers of one device; each process reads what it holds; process 0 alone writes, to W&B too."""
     run_dir = tmp_path / "run"
@@ -104,12 +105,13 @@ def test_an_example_shared_within_each_process(finished_run, tmp_path):
             1,
             rf"process 1, on {socket.gethostname()}, has not been heard of for \d+ s, so it has died or .*",
         ),
-        (
+        pytest.param(
             4,
             ["mesh.data=2", "mesh.context=2"],
             [{0}, {0}, {1}, {1}],
             0,
             r"process 0, at 127\.0\.0\.1:\d+, has ended",
+            marks=pytest.mark.nightly,
         ),
     ],
     ids=["two", "four"],
@@ -166,8 +168,8 @@ def test_stopped_together_and_continued(repository, together, tmp_path):
     ("override", "sentence"),
     [
         ("resume=must", "error: resume=must, but "),
-        ("mesh.data=3", "needs 6 devices, but there are 2"),
-        ("init_from=nowhere", "error: nowhere is not the directory of a run"),
+        pytest.param("mesh.data=3", "needs 6 devices, but there are 2", marks=pytest.mark.nightly),
+        pytest.param("init_from=nowhere", "error: nowhere is not the directory of a run", marks=pytest.mark.nightly),
     ],
 )
 def test_a_mistake_ends_both(repository, tmp_path, override, sentence):

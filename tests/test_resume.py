@@ -102,8 +102,9 @@ def test_more_steps_continue_the_run(one_device, finished_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(user_environment, tmp_path):
-    """SIGKILL, in processes of their own, while steps, evaluations and checkpoints are under way."""
+@pytest.mark.parametrize("moments", [(6,), pytest.param((1, 3, 8, 11), marks=pytest.mark.nightly)])
+def test_killed_at_random_moments(user_environment, tmp_path, moments):
+    """SIGKILL, in processes of their own, after so many rows, while steps, evaluations or checkpoints are under way."""
     steps = 16
 
     def start(name: str) -> subprocess.Popen:
@@ -111,12 +112,12 @@ def test_killed_at_random_moments(user_environment, tmp_path):
         return subprocess.Popen(command, env=user_environment, stdout=subprocess.DEVNULL)
 
     assert start("whole").wait(PATIENCE) == 0
-    moments = random.Random(0)
+    seconds = random.Random(0)
     killed = tmp_path / "killed" / "metrics.jsonl"
-    for lines in (1, 11):
+    for lines in moments:
         process = start("killed")
         wait_for_lines(killed, lines, process)
-        time.sleep(moments.uniform(0, 0.2))
+        time.sleep(seconds.uniform(0, 0.2))
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
     assert start("killed").wait(PATIENCE) == 0

@@ -26,7 +26,7 @@ def evaluations(run_dir: Path) -> list[dict]:
     return [row for row in rows(run_dir) if row["split"] == "eval/held_out"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook(one_device, tmp_path):
     """Three steps of one block towards zero. The notebook's own code prints 3.67, 3.45 and 3.24 today."""
     train(compose(["+experiment=notebook", f"run_dir={tmp_path}"]))
