@@ -1,6 +1,7 @@
 """The rules that span several keys, answered before anything is compiled."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -23,6 +24,8 @@ from evotrain.explain import did_you_mean, listing, spell
 from evotrain.limits import AT_LEAST, AT_MOST, INTERVALS, SET_OF_MIXTURE, STRUCTURE_LOSSES, SWITCHED_OFF
 
 TRAINING = ("train", "plan", "info")  # commands about a training run
+# Keys of target that commands read, but for command=plan, which reads all.
+TARGET_KEYS = {"train": ("peak_tflops", "memory_gib"), "info": ("chips", "devices_per_chip")}
 
 
 def check(config: Config, device_count: int | None) -> None:
@@ -47,8 +50,8 @@ def check(config: Config, device_count: int | None) -> None:
         check_mesh(config, resolve_mesh(config.mesh, device_count))
 
 
-def resolve_mesh(mesh: MeshConfig, device_count: int) -> MeshConfig:
-    """The mesh with its −1 filled in.
+def resolve_mesh(mesh: MeshConfig, device_count: int, *, otherwise: str | None = None) -> MeshConfig:
+    """The mesh with its −1 filled in. `otherwise` is what can be done but to change it; by default, to simulate.
 
     Raises:
       ConfigError: more than one −1, a size of 0, or a product that is not `device_count`.
@@ -65,9 +68,10 @@ def resolve_mesh(mesh: MeshConfig, device_count: int) -> MeshConfig:
         return replace(mesh, **{open_axes[0]: device_count // fixed})
     if open_axes or fixed != device_count:
         need = f"a multiple of {fixed}" if open_axes else f"{fixed}"
+        otherwise = otherwise or f"write mesh.simulate={fixed} to try it on CPU devices"
         raise ConfigError(
             f"{spelled} needs {need} devices, but there {'is' if device_count == 1 else 'are'} {device_count}: change "
-            f"the mesh (mesh=data fits any number), or write mesh.simulate={fixed} to try it on CPU devices."
+            f"the mesh (mesh=data fits any number), or {otherwise}."
         )
     return mesh
 
@@ -136,6 +140,19 @@ def check_command(config: Config) -> None:
     path = PurePath(config.name)
     if path.is_absolute() or ".." in path.parts:
         raise ConfigError(f"name={config.name} leads out of runs/: write a plain name, and the place as run_dir=….")
+
+
+def check_target_keys(command: str, overrides: Sequence[str]) -> None:
+    """Overrides of facts of the hardware that only another command reads; a choice of target brings them all.
+
+    Raises:
+      ConfigError: which one.
+    """
+    read = TARGET_KEYS.get(command, ())
+    for override in overrides:
+        group, _, name = override.partition("=")[0].partition(".")
+        if group == "target" and name and command != "plan" and name not in read:
+            raise ConfigError(f"{override} changes nothing in command={command}: leave it out, or write command=plan.")
 
 
 def check_model(config: Config) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from evotrain.checks import check
+from evotrain.checks import check, check_target_keys
 from evotrain.checks_data import check_prepare
 from evotrain.compose import (
     conf_dir,
@@ -232,6 +232,7 @@ def run(cfg: DictConfig, implicit: Sequence[str]) -> float | None:
         config = to_config(cfg)
         if config.command == "prepare":
             check_prepare(config, overrides)
+        check_target_keys(config.command, overrides)
         if HydraConfig.get().mode == RunMode.MULTIRUN and default_run_dir:
             config = replace(config, run_dir=f"{config.run_dir}/{trial_name(overrides)}")
     # A prediction makes a mesh of its own.

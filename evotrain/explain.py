@@ -28,6 +28,8 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, FrozenInstanceErro
 GROUPS = tuple(item.name for item in fields(Config) if is_dataclass(item.type))
 ADDED_GROUPS = ("experiment", "sweep")  # not in the defaults list of conf/train.yaml: selected with a +
 
+MANY = 12  # choices that are not all listed in a sentence
+
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -105,10 +107,24 @@ def listing(words: Iterable[str]) -> str:
     return ", ".join(map(str, words))
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names sorted, numbers in them as numbers: v5e_8 before v5e_16."""
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+def one_of_each_kind(names: Iterable[str]) -> list[str]:
+    """The first of the names that begin alike, up to an underscore."""
+    return list({_kind(name): name for name in reversed(in_order(names))}.values())[::-1]
+
+
 def did_you_mean(word: str, words: Sequence[str], prefix: str = "") -> str:
     """The end of a sentence: a question with the closest of `words` where one is close, else a full stop."""
     close = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else "."
+
+
+def _kind(name: str) -> str:
+    return name.partition("_")[0]
 
 
 def _omegaconf_error(error: BaseException | None) -> OmegaConfBaseException | None:
@@ -147,6 +163,12 @@ def _unknown_choice(error: MissingConfigException) -> ConfigError:
     plus = "+" if group in ADDED_GROUPS else ""
     if not options:
         return ConfigError(f"There is no configuration {error.missing_cfg_file}: {_first_line(error)}.")
+    if len(options) > MANY:
+        alike = [name for name in in_order(options) if _kind(name) == _kind(choice)]
+        shown = alike or one_of_each_kind(options)
+        return ConfigError(
+            f"There is no {plus}{group}={choice}. There are {listing(shown)}, and others: --help {group} lists them."
+        )
     hint = did_you_mean(choice, options)
     return ConfigError(f"There is no {plus}{group}={choice}{hint} The choices are {listing(options)}.")
 

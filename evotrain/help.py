@@ -13,7 +13,7 @@ from rich.text import Text
 from evotrain.config import Config
 from evotrain.data_config import DATA_CONFIGS
 from evotrain.errors import ConfigError
-from evotrain.explain import spell
+from evotrain.explain import MANY, in_order, one_of_each_kind, spell
 
 COMMANDS = (
     ("(nothing)", "train the quickstart: a tiny model on generated families, in minutes on a CPU"),
@@ -56,7 +56,9 @@ def _overview(conf: Path, console: Console) -> None:
     for item in fields(Config):
         if is_dataclass(item.type):
             names = [name for name, _ in _choices(conf, item.name)]
-            choices = f" ({item.name}={'|'.join(names)})" if names else ""
+            choices = f" ({item.name}={' | '.join(names)})" if names else ""
+            if len(names) > MANY:
+                choices = f" ({item.name}={' | '.join(one_of_each_kind(names))} | …: see --help {item.name})"
             rows.append((f"{item.name}.…", item.metadata["meaning"] + choices))
     _section(console, "Groups: GROUP=NAME selects a choice, GROUP.KEY=VALUE sets a key", rows)
     _section(console, "Keys", [_row(item, "") for item in fields(Config) if not is_dataclass(item.type)])
@@ -90,7 +92,8 @@ def _row(item: Field, prefix: str) -> tuple[str, str]:
 
 def _choices(conf: Path, group: str) -> list[tuple[str, str]]:
     """The files of a group with the first line of comment of each."""
-    return [(path.stem, _summary(path)) for path in sorted((conf / group).glob("*.yaml"))]
+    files = {path.stem: path for path in (conf / group).glob("*.yaml")}
+    return [(name, _summary(files[name])) for name in in_order(files)]
 
 
 def _summary(path: Path) -> str:

@@ -66,6 +66,8 @@ def test_overrides_reach_the_configuration(trained):
         (["--resolve"], "error: --resolve changes what --cfg prints, and nothing else: write --cfg job --resolve."),
         (["--package", "x"], "error: There is no flag --package"),
         (["-m", "run_dir=x", "seed=0,1"], "error: run_dir=x is one directory for all trials: write name=… for runs/"),
+        (["target.chips=3"], "error: target.chips=3 changes nothing in command=train: leave it out, or write command="),
+        (["command=info", "target.usd_per_chip_hour=3"], "error: target.usd_per_chip_hour=3 changes nothing in comm"),
         (["-m", "mesh.simulate=1,2"], "error: mesh.simulate=1,2 cannot be swept"),
         (["-m", "hydra/launcher=moon"], "pip install 'evotrain[sweep]'"),
         (["seed=1,2"], "error: seed has several values, 1,2: write -m for a sweep, or 'seed=[1,2]' for a list."),

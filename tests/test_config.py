@@ -179,6 +179,8 @@ def test_evaluation_refuses_to_change_what_was_trained(tmp_path):
         ("~model", "~model would delete model, but every key has a value"),
         ("data.root=/x", "data.root is a key of data=msa_dir: select that too"),
         ("model=tyny", "There is no model=tyny; did you mean tiny? The choices are af2, small, tiny, tiny_fold."),
+        ("target=v5e_17", "There is no target=v5e_17. There are v5e_1, v5e_4, v5e_8, v5e_16, v5e_32, v5e_64, v5e_128,"),
+        ("target=h200_8", "There is no target=h200_8. There are a100_1, b200_8, h100_1, tpu7x_1, "),
         ("model=3", "model=3 is not the name of a choice: write model=NAME"),
         ("model={blocks: 3}", "is not the name of a choice: write model=NAME"),
         ("model@x=tiny", "places are fixed: leave out the @"),

@@ -50,7 +50,7 @@ def plan(config: Config) -> float:
     looked_at: list[Candidate] = candidates(config, devices) if config.plan.search else []
     if looked_at:
         config = place(config, chosen(looked_at, config, devices).layout)
-    config = replace(config, mesh=resolve_mesh(config.mesh, devices))
+    config = replace(config, mesh=resolve_mesh(config.mesh, devices, otherwise="choose another target"))
     check(config, devices)
     if config.mesh.remat == "auto":
         config = replace(config, mesh=replace(config.mesh, remat=least_remat(config, target.memory_gib * GIB)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from evotrain.config import Config, ModelConfig
 from evotrain.data.features.padding import pad
-from evotrain.data.sources import HOST_KEYS
+from evotrain.data.sources import HOST_KEYS, Example
 from evotrain.data_config import CoevolutionConfig, SyntheticConfig
 from evotrain.model.network import network
 from evotrain.parallel import fsdp
@@ -52,15 +52,18 @@ WORKING = {
 RESIDUALS = Arrays(32.5, 80.0, 22.8, 0.0, 0.0, 0.0)
 
 
-def memory_of(config: Config) -> Memory:
-    """The memory of one device; `config.mesh` and its remat are resolved."""
+def memory_of(config: Config, example: Example | None = None) -> Memory:
+    """The memory of one device; `config.mesh` and its remat are resolved.
+
+    `example` is one as `an_example` makes it, for who asks about many meshes.
+    """
     parameters = parameter_bytes(config)
     kept, working = worst_moment(config)
     return Memory(
         parameters=parameters,
         optimizer=2 * parameters,
         average=parameters,
-        batch=batch_bytes(config),
+        batch=batch_bytes(config, an_example(config) if example is None else example),
         gradients=gradient_bytes(config),
         kept=kept,
         working=working,
@@ -90,10 +93,10 @@ def parameter_bytes(config: Config) -> float:
     return FLOAT32 * sum(held(path, x) for path, x in leaves)
 
 
-def batch_bytes(config: Config) -> float:
-    """Of the examples of one device, each whole on all devices that share it."""
-    example = pad(an_example(config), config.mesh.context)
-    size = sum(np.asarray(x).nbytes for name, x in example.items() if name not in HOST_KEYS)
+def batch_bytes(config: Config, example: Example) -> float:
+    """Of the examples of one device, each like this one and whole on all devices that share it."""
+    padded = pad(example, config.mesh.context)
+    size = sum(np.asarray(x).nbytes for name, x in padded.items() if name not in HOST_KEYS)
     return size * config.batch_size / (config.mesh.data * config.mesh.fsdp)
 
 

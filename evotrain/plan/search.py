@@ -6,6 +6,7 @@ from dataclasses import replace
 from evotrain.config import Config
 from evotrain.plan.estimate import timed, times
 from evotrain.plan.footprint import memory_of
+from evotrain.plan.program import an_example
 from evotrain.plan.result import GIB, Candidate, Layout
 from evotrain.plan.workload import work_of
 
@@ -18,9 +19,11 @@ SAFE = 0.9
 def candidates(config: Config, devices: int) -> list[Candidate]:
     """Every layout of the run on `devices`: those that fit first, the fastest first, then those that need least."""
 
+    example = an_example(config)
+
     def judged(layout: Layout) -> Candidate:
         placed = place(config, layout)
-        memory = memory_of(placed).total
+        memory = memory_of(placed, example).total
         step = times(timed(work_of(placed), placed.mesh, placed.target), placed.target).step
         return Candidate(layout=layout, memory=memory, step=step, fits=memory <= SAFE * config.target.memory_gib * GIB)
 
