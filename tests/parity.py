@@ -45,6 +45,7 @@ def assert_equal_programs(
     reference's) whose gradient is zero in theory; they are compared with the largest gradient.
     """
     reference = renamed(params)
+    jax.clear_caches()  # with constants that another test has made float32
     with jax.enable_x64(True):
         ours_64 = evaluate(ours(np.dtype("float64")), params, inputs, given, np.float64)
         theirs_64 = evaluate(theirs, reference, inputs, given, np.float64)

@@ -57,11 +57,12 @@ def assert_same_losses(run_dir: Path, expected_dir: Path, first: int, last: int)
             assert found[name] == pytest.approx(expected[name], rel=1e-5), f"{name} of step {number}"
 
 
-def test_from_mesh_to_mesh(begun, unmoved, tmp_path, capsys):
+@pytest.mark.parametrize("meshes", [MESHES[:2], pytest.param(MESHES, marks=pytest.mark.nightly)], ids=len)
+def test_from_mesh_to_mesh(begun, unmoved, tmp_path, capsys, meshes):
     """1 device → 8, which share parameters → 2 × 4, four of which share an example → parameters shared again."""
     run_dir = shutil.copytree(begun, tmp_path / "run")
     first = BEFORE
-    for mesh in MESHES:
+    for mesh in meshes:
         train_on(8, run_dir, first + AFTER, *mesh)
         assert f"continues from step {first}" in capsys.readouterr().out
         assert_same_losses(run_dir, unmoved, first, first + AFTER)

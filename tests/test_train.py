@@ -163,7 +163,7 @@ def test_the_loop_copies_nothing_implicitly_and_replicas_agree(one_device, finis
         train_tiny(tmp_path / "unclean", *aids)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_strict_mode_finds_nothing(tmp_path):
     """No NaN, no implicit copy in the loop, no replicas that differ; the numbers stay. In a process of its own, since
     the mode holds for a process."""

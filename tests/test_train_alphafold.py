@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> str:
     return f"data.root={tmp_path}/proteins"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_starts_from_published_parameters_and_folds_like_them(one_device, root, tmp_path):
     folding = [*FOLDING, root]
     train_tiny(tmp_path / "first", *folding, "steps=2")

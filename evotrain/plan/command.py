@@ -208,5 +208,6 @@ def advice(config: Config, devices: int, looked_at: list[Candidate]) -> tuple[st
 
 def describe_model(config: Config) -> str:
     model, data = config.model, config.data
-    extra = f", {data.extra_msa} extra" if model.extra_msa.blocks else ""
-    return f"{model.blocks} blocks, crop {data.crop}, {data.msa_clusters} sequences{extra}, {config.precision.compute}"
+    more = f", {data.extra_msa} extra" if model.extra_msa.blocks else ""
+    more += f", {data.templates} templates" if model.template.blocks else ""
+    return f"{model.blocks} blocks, crop {data.crop}, {data.msa_clusters} sequences{more}, {config.precision.compute}"

@@ -14,19 +14,19 @@ from evotrain.data.pipeline import stack
 from evotrain.data.sources import open_source
 
 BATCH_SIZE = 2
-KILLS = 20
 SCRIPT = Path(__file__).with_name("killed_batches.py")
 
 
 @pytest.mark.slow
-def test_batches_go_on_after_every_kill(repository):
-    """Killed at 20 random batches, while two workers prepare those that follow."""
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.nightly)])
+def test_batches_go_on_after_every_kill(repository, kills):
+    """Killed at random batches, while two workers prepare those that follow."""
     sizes = ["data.crop=8", "data.msa_clusters=4", f"batch_size={BATCH_SIZE}", "data.workers=2", "mesh.data=1"]
     overrides = ["data=msa_dir", f"data.root={repository / 'data' / 'sample'}", *sizes]
     found: list[str] = []
-    for count in np.random.default_rng(0).integers(1, 8, size=KILLS):
+    for count in np.random.default_rng(0).integers(1, 8, size=kills):
         found += until_killed(int(count), str(len(found) * BATCH_SIZE), *overrides)
-    assert len(found) >= KILLS
+    assert len(found) >= kills
 
     source = open_source(compose(overrides))
     for number, line in enumerate(found):

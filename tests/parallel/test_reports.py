@@ -29,7 +29,7 @@ def test_process_0_collects_what_the_others_met():
     assert largest == {"time/data_wait": 3, "time/example": 0}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_process_0_says_what_ended_another(tmp_path):
     """Though it waits for the other in a step."""
     script = Path(__file__).with_name("host_failure.py")

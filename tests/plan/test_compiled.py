@@ -44,8 +44,8 @@ def total(collectives: list[Collective], *kinds: str) -> float:
     ("name", "n", "passes", "times_theory"),
     [
         ("v5e context 4 none", 4, 1, 1.1),
-        ("v5e context 8 none", 8, 1, 1.1),
-        ("v5p context 16 none", 16, 1, 1.1),
+        pytest.param("v5e context 8 none", 8, 1, 1.1, marks=pytest.mark.nightly),
+        pytest.param("v5p context 16 none", 16, 1, 1.1, marks=pytest.mark.nightly),
         ("v5e context 8", 8, 2, 1.65),
         ("v5p context 8", 8, 2, 1.65),
         ("v5e context 8 gathered", 8, 1, 1.1),

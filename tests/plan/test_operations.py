@@ -27,9 +27,9 @@ TRUNK = ["model.structure.layers=0", "model.template.blocks=0", "data.templates=
 @pytest.mark.parametrize(
     ("context", "remat", "overrides"),
     [
-        (1, "none", ["optimizer.clip=global", "mesh.microbatch=2"]),
+        pytest.param(1, "none", ["optimizer.clip=global", "mesh.microbatch=2"], marks=pytest.mark.nightly),
         (4, "gathered", ["data.crop=62", "model.structure.aligned_error=true", "model.loss.aligned_error=0.1"]),
-        (1, "block", TRUNK),
+        pytest.param(1, "block", TRUNK, marks=pytest.mark.nightly),
         (4, "gathered", [*TRUNK, "kernels=xla"]),
     ],
 )
