@@ -51,7 +51,7 @@ def check(config: Config, device_count: int | None) -> None:
 
 
 def resolve_mesh(mesh: MeshConfig, device_count: int, *, otherwise: str | None = None) -> MeshConfig:
-    """The mesh with its −1 filled in. `otherwise` is what can be done but to change it; by default, to simulate.
+    """The mesh with its −1 filled in. `otherwise` is a remedy beside another mesh; by default, to simulate devices.
 
     Raises:
       ConfigError: more than one −1, a size of 0, or a product that is not `device_count`.

@@ -119,7 +119,7 @@ def _published(cfg: DictConfig, given: dict[str, str]) -> Config:
     config = to_config(cfg)
     data, model = config.data, config.model
     if model.template.blocks and not data.templates:
-        data = replace(data, templates=max(config.mesh.context, 1))  # context shards share them evenly
+        data = replace(data, templates=1)
     if not model.extra_msa.blocks and "data.extra_msa" not in given:
         data = replace(data, extra_msa=0)
     return replace(config, data=data)

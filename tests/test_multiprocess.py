@@ -82,7 +82,6 @@ def assert_read(folder: Path, held: list[set[int]]) -> None:
         assert {index % BATCH_SIZE for index in read} == expected
 
 
-@pytest.mark.nightly
 def test_an_example_shared_within_each_process(finished_run, tmp_path):
     """The numbers of one device; each process reads what it holds; process 0 alone writes, to W&B too."""
     run_dir = tmp_path / "run"

@@ -1,6 +1,7 @@
 """The step of the whole network, all of its parts and two recycles, on meshes equals a plain program on one device.
 
-No size is one that the context axis divides, and on many meshes a shard of every second example is all padding.
+The context axis divides no size but that of the extra MSA by 2, and on many meshes a shard of every second example is
+all padding.
 """
 
 from functools import cache
@@ -68,7 +69,7 @@ CONFIG = Config(
     ),
     # Between the norms of the examples, so that some are clipped.
     optimizer=OptimizerConfig(clip="none", clip_norm=20.0, warmup_examples=0),
-    data=CoevolutionConfig(crop=RESIDUES, msa_clusters=5, extra_msa=6, templates=3),
+    data=CoevolutionConfig(crop=RESIDUES, msa_clusters=6, extra_msa=6, templates=3),
 )  # fmt: skip
 
 

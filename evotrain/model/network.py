@@ -123,7 +123,7 @@ class AlphaFold(nnx.Module):
         seq_mask = features["seq_mask"]
         pair_mask = seq_mask[:, None] * seq_mask[None]
 
-        m, z = self.embedding(features["target_feat"], self._own_rows(features, "msa_feat"), features["residue_index"])
+        m, z = self.embedding(features["target_feat"], self._msa_rows(features, "msa_feat"), features["residue_index"])
         if config.recycles:
             m, z = self.recycling(m, z, recycled, features["aatype"])
         msa_mask = features["msa_mask"]
@@ -159,7 +159,7 @@ class AlphaFold(nnx.Module):
             aligned_error=aligned_error,
         )
 
-    def _own_rows(self, features: Example, name: str) -> jax.Array:
+    def _msa_rows(self, features: Example, name: str) -> jax.Array:
         """A feature [S, N, …] of the MSA, sharded along S, with zeros where there will be rows made of templates."""
         template = self.config.template
         rows = features["template_angle_feat"].shape[0] if template.blocks and template.angles else 0
@@ -214,7 +214,7 @@ class AlphaFold(nnx.Module):
 
     def _losses(self, prediction: Prediction, example: Example, clamped: jax.Array) -> tuple[jax.Array, Metrics]:
         loss = self.config.loss
-        hidden = (self._own_rows(example, name) for name in ("true_msa", "bert_mask"))
+        hidden = (self._msa_rows(example, name) for name in ("true_msa", "bert_mask"))
         msa, accuracy = masked_msa_loss(prediction.masked_msa, *hidden)
         distogram = distogram_loss(prediction.distogram, example["pseudo_beta"], example["pseudo_beta_mask"])
         parts = {"masked_msa": msa, "distogram": distogram}

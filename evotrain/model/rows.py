@@ -19,15 +19,16 @@ def map_rows(function: Callable[[Any], Any], rows: Any, *, numbers: int, chunk: 
     """`function` of a tree of arrays [R, ...], which treats rows alike and gives a tree of arrays [R, ...].
 
     It gets at most `chunk` rows at a time, and what they need for the backward pass is computed again there, so that it
-    never exists for all rows. By default an accelerator gets them all, and a CPU as many as its cache holds if
-    `numbers` is the size of a row's intermediates.
+    never exists for all rows; of a single chunk too, so that devices with few rows do the same operations. By default
+    an accelerator gets all rows, and a CPU as many as its cache holds if `numbers` is the size of a row's
+    intermediates.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
     if chunk is None:
         chunk = _rows_in_cache(count, numbers) if _on_cpu() else count
         if chunk >= count:
             return function(rows)
-    chunk = -(-count // -(-count // chunk))  # as many chunks, of sizes that differ as little as can be
+    chunk = chunk_size(count, chunk)
     # XLA unrolls a loop of one, and would then compute once what is to be computed again.
     once = jax.checkpoint(function)
     if chunk == count:
@@ -78,6 +79,11 @@ def _write_backward(count: int, start: jax.Array | int, gradient: jax.Array) -> 
 
 
 _write.defvjp(_write_forward, _write_backward)
+
+
+def chunk_size(count: int, most: int) -> int:
+    """The rows of a chunk, but for a smaller last one: the fewest that make no more chunks than `most` rows do."""
+    return -(-count // -(-count // most))
 
 
 def _rows_in_cache(count: int, numbers: int) -> int:

@@ -1,7 +1,7 @@
 """Context parallelism: one example spread over devices by MSA rows, residues or pair rows (dynamic axial parallelism).
 
 Modules are written for the shard that a device holds. They call the functions below where an algorithm needs what
-other devices hold; each does nothing where the context axis has size 1 or where no mesh is in scope. A tensor is
+other devices hold; none communicates where the context axis has size 1 or where no mesh is in scope. A tensor is
 sharded along one dimension at a time, and its first dimension unless a comment says otherwise.
 """
 

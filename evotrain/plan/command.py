@@ -59,16 +59,32 @@ def plan(config: Config) -> float:
         directory.mkdir(parents=True, exist_ok=True)
 
     console = Console(highlight=False)
-    seconds = None
+    if target.topology is not None:
+        console.print(f"Compiling the step for {target.topology}, which takes minutes …", style="dim")
+    made = plan_of(config, name, devices, looked_at)
+    if not made.fits:
+        made = replace(made, advice=advice(config, devices, looked_at))
+    print_plan(made, console)
+    write_plan(made, directory)
+    console.print(f"plan.json and plan.png are in {directory}.")
+    return made.days if made.dollars is None else made.dollars
+
+
+def plan_of(config: Config, name: str, devices: int, looked_at: list[Candidate]) -> Plan:
+    """The plan for the target of this name, compiled or by formula; `config.mesh` and its remat are resolved.
+
+    Raises:
+      RunError: the compiler failed.
+    """
+    target, seconds = config.target, None
     if target.topology is None:
         memory, work = memory_of(config), work_of(config)
     else:
-        console.print(f"Compiling the step for {target.topology}, which takes minutes …", style="dim")
         begun = time.perf_counter()
         memory, work = compiled(config)
         seconds = time.perf_counter() - begun
     work = timed(work, config.mesh, target)
-    made = Plan(
+    return Plan(
         experiment=config.name,
         model=describe_model(config),
         target=f"{name}, {target.topology or target.chips}",
@@ -89,12 +105,6 @@ def plan(config: Config) -> float:
         topology=target.topology,
         candidates=tuple(looked_at),
     )
-    if not made.fits:
-        made = replace(made, advice=advice(config, devices, looked_at))
-    print_plan(made, console)
-    write_plan(made, directory)
-    console.print(f"plan.json and plan.png are in {directory}.")
-    return made.days if made.dollars is None else made.dollars
 
 
 def check_target(config: Config) -> None:
@@ -114,8 +124,12 @@ def check_target(config: Config) -> None:
             f"command=plan needs {', '.join(missing)}: write a choice of --help target, or give their values."
         )
     topology, chips = config.target.topology, config.target.chips
-    if topology is not None and math.prod(map(int, re.findall(r"\d+", topology.partition(":")[2]))) != chips:
-        raise ConfigError(f"target.topology={topology} has not target.chips={chips}: write a choice of --help target.")
+    if topology is not None:
+        sides = re.fullmatch(r"\w+:(\d+(?:x\d+){1,2})", topology)
+        if not sides or math.prod(map(int, sides[1].split("x"))) != chips:
+            raise ConfigError(
+                f"target.topology={topology} does not arrange target.chips={chips}: write a choice of --help target."
+            )
     if topology is not None and config.kernels.attention == "cueq":
         raise ConfigError("kernels.attention=cueq runs on NVIDIA GPUs, not on TPUs: write kernels=xla_chunked.")
     if config.plan.search and config.mesh != MeshConfig():
@@ -156,10 +170,12 @@ def run_compiler(config: Config, directory: Path) -> None:
         output, _ = process.communicate()
     finally:
         process.kill()
-    failure = directory / compiler.FAILURE
-    if failure.exists() and "RESOURCE_EXHAUSTED" not in failure.read_text():  # else what was laid out says how much
-        raise RunError(f"the compiler for {config.target.topology} failed: {failure.read_text().partition(chr(10))[0]}")
-    if process.returncode or not (directory / compiler.PROGRAM).exists():
+    failure, complete = directory / compiler.FAILURE, compiler.all_written(directory)
+    words = failure.read_text() if failure.exists() else ""
+    # A step that needs more memory than there is was laid out nevertheless, which says how much.
+    if words and not (complete and "RESOURCE_EXHAUSTED" in words):
+        raise RunError(f"the compiler for {config.target.topology} failed: {words.partition(chr(10))[0]}")
+    if process.returncode or not complete:
         last = output.strip().splitlines()[-1:] or ["it said nothing"]
         raise RunError(f"the compiler for {config.target.topology} ended with code {process.returncode}: {last[0]}")
 
@@ -199,8 +215,9 @@ def nothing(devices: int) -> str:
 
 
 def advice(config: Config, devices: int, looked_at: list[Candidate]) -> tuple[str, ...]:
-    """What to change where a plan does not fit."""
-    found = best_layout(looked_at or candidates(config, devices))
+    """What to change where a plan does not fit: another layout, since the model may have trusted in this one."""
+    others = looked_at or candidates(config, devices)
+    found = best_layout([one for one in others if one.layout != layout_of(config)])
     if found is not None:
         return (f"By the analytic model this fits, in {found.memory / GIB:.1f} GiB: {found.layout.overrides()}",)
     return (f"No layout of batch_size={config.batch_size} fits on {nothing(devices)}",)

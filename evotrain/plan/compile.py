@@ -20,13 +20,15 @@ ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans may be made at once
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # what comes from there writes nothing
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
 
 CONFIG, PROGRAM, FAILURE = "config.yaml", "program.json", "failure.txt"
 HLO, BUFFERS, LIVE = (f"*after_optimizations{part}.txt" for part in ("", "-buffer-assignment", "-live-range"))
-POLL_SECONDS = 0.25
+DUMPS = (HLO, BUFFERS, LIVE)
+POLL_SECONDS, STEADY_POLLS = 0.25, 4  # a file that has not grown for as long is complete
 
 
 def main(directory: Path) -> None:
@@ -57,21 +59,29 @@ def main(directory: Path) -> None:
         (directory / FAILURE).write_text(str(error))
 
 
+def all_written(directory: Path) -> bool:
+    """Whether everything that a plan is read from is in `directory`."""
+    return (directory / PROGRAM).exists() and all(any(directory.glob(pattern)) for pattern in DUMPS)
+
+
 def of_host(topology: str) -> tuple[int, int, int]:
-    """Chips of one machine along each side of a slice such as "v5p:4x4x8": 2 × 2, or fewer where there are no more."""
+    """Chips of one machine along each side of a slice such as "v5p:4x4x8": 2 × 2, or fewer where there are no more.
+
+    libtpu takes 2 × 2 where it is not told, also for a slice of a single chip, which it then refuses.
+    """
     columns, rows, *_ = map(int, topology.partition(":")[2].split("x"))
     return min(columns, 2), min(rows, 2), 1
 
 
 def leave_when_written(directory: Path) -> None:
     """Ends the process when the compiler has written what is wanted, all of it."""
-    before = None
-    while True:
-        written = [file.stat().st_size for pattern in (HLO, BUFFERS, LIVE) for file in directory.glob(pattern)]
-        if len(written) == 3 and written == before and min(written) > 0:
-            os._exit(0)
-        before = written
+    before, steady = [], 0
+    while steady < STEADY_POLLS:
         time.sleep(POLL_SECONDS)
+        written = [file.stat().st_size for pattern in DUMPS for file in directory.glob(pattern)]
+        steady = steady + 1 if len(written) == len(DUMPS) and written == before and min(written) > 0 else 0
+        before = written
+    os._exit(0)
 
 
 if __name__ == "__main__":

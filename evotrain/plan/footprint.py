@@ -20,6 +20,7 @@ from evotrain.data.features.padding import pad
 from evotrain.data.sources import HOST_KEYS, Example
 from evotrain.data_config import CoevolutionConfig, SyntheticConfig
 from evotrain.model.network import network
+from evotrain.model.rows import chunk_size
 from evotrain.parallel import fsdp
 from evotrain.plan.operations import Sizes
 from evotrain.plan.program import an_example
@@ -154,7 +155,7 @@ def _arrays(config: Config, rows: int, c_m: int, heads: int, *, global_columns: 
     residues = Sizes.of(config).residues
 
     def at_once(count: float) -> float:
-        return min(chunk, count) if chunk else count
+        return chunk_size(round(count), chunk) if chunk else count
 
     logits = [at_once(rows / n) * heads * residues**2]
     logits += [at_once(residues / n) * model.pair_heads * residues**2] * 2

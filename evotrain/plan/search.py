@@ -18,7 +18,6 @@ SAFE = 0.9
 
 def candidates(config: Config, devices: int) -> list[Candidate]:
     """Every layout of the run on `devices`: those that fit first, the fastest first, then those that need least."""
-
     example = an_example(config)
 
     def judged(layout: Layout) -> Candidate:

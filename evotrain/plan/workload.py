@@ -58,7 +58,7 @@ def _of_examples(config: Config) -> Iterator[Collective]:
     forward = model.recycles / 2 + 1 + (config.mesh.remat == "block")
 
     def moved(count: float, elements: float) -> Iterator[Collective]:
-        """Of a stack: gathered operands and, when `elements` are sharded, switches."""
+        """Operands that are gathered, and their gradients."""
         size = elements * width * (n - 1) / n
         if count:
             yield _activations("all-gather", share * count * forward, size)

@@ -101,7 +101,7 @@ def test_trees_of_rows_in_chunks(chunk: int):
 
 
 def test_a_single_chunk_is_computed_again_too():
-    """As many devices share the rows, so it takes the same operations wherever they are."""
+    """However many devices share the rows, they do the same operations."""
 
     def sines(chunk: int | None) -> int:
         def total(x: jax.Array) -> jax.Array:
@@ -112,8 +112,8 @@ def test_a_single_chunk_is_computed_again_too():
     assert (sines(None), sines(4)) == (2, 3)
 
 
-@pytest.mark.parametrize(("rows", "chunks"), [(17, {9, 8}), (65, {13}), (33, {11})])
-def test_chunks_differ_as_little_as_can_be(rows: int, chunks: set[int]):
+@pytest.mark.parametrize(("rows", "chunks"), [(17, {9, 8}), (65, {13}), (33, {11}), (69, {14, 13}), (113, {15, 8})])
+def test_chunks_are_as_small_as_their_number_allows(rows: int, chunks: set[int]):
     sizes = []
 
     def note(x: jax.Array) -> jax.Array:

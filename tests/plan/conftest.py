@@ -50,7 +50,7 @@ class Step(NamedTuple):
 
 @pytest.fixture(scope="session")
 def tpu_compiler() -> None:
-    """Needed by this test."""
+    """Skips where libtpu is missing."""
     if find_spec("libtpu") is None:
         pytest.skip("libtpu, the TPU compiler, is not installed: pip install 'evotrain[tpu]'")
 

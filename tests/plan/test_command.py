@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from evotrain.cli import main
+from evotrain.plan import command
+from evotrain.plan.result import Memory, Work
 
 FINETUNE = ["command=plan", "+experiment=af2_finetune", "data.root=unread"]
 
@@ -79,3 +81,17 @@ def test_mistakes_are_answered_in_a_sentence(
 def test_keys_of_plan_are_of_plan_alone(capsys: pytest.CaptureFixture):
     assert main(["plan.search=true"]) == 2
     assert "plan.search changes nothing in command=train" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_layout_that_the_compiler_finds_too_large_is_not_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The formulas may take a layout for one that fits."""
+    gib = 2.0**30
+    memory = Memory(parameters=0, optimizer=0, average=0, batch=0, gradients=0, kept=20 * gib, working=0)
+    work = Work(flops=1e12, memory_bytes=1e9, collectives=())
+    monkeypatch.setattr(command, "compiled", lambda config: (memory, work))
+    found = plan(tmp_path / "run", "target=v5e_16", "batch_size=16", "plan.search=true")
+    assert not found["fits"]
+    (advice,) = found["advice"]
+    layout = " ".join(f"mesh.{name}={value}" for name, value in found["layout"].items())
+    assert "mesh.context=" in advice
+    assert layout not in advice

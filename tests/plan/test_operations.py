@@ -49,8 +49,7 @@ def test_the_formulas_count_what_the_traced_step_does(
 
 
 def test_devices_share_the_batch_and_the_example():
-    # Without chunks, of which devices that have few rows make none.
-    config = compose([*WHOLE, "kernels=xla", "model.structure.layers=0", "checkpoint.best=loss"])
+    config = compose([*WHOLE, "model.structure.layers=0", "checkpoint.best=loss"])
 
     def of(data: int, parts: int, context: int) -> float:
         return step_flops(replace(config, mesh=MeshConfig(data=data, fsdp=parts, context=context, remat="block")))

@@ -123,9 +123,19 @@ def test_a_configuration_says_what_its_examples_hold():
         structure=True,
         mask_fraction=config.data.mask_fraction,
     )
+    without = replace(config.model, template=replace(config.model.template, angles=False))
+    assert not example_shape(replace(config, model=without)).template_angles
     data = MsaDirConfig(root="", crop=24, msa_clusters=8, block_deletions=3, block_fraction=0.2, spatial_crop=0.5)
     shape = example_shape(replace(config, data=data))
     assert (shape.block_deletions, shape.block_fraction, shape.spatial_crop) == (3, 0.2, 0.5)
+
+
+def test_templates_may_come_without_angles():
+    protein = random_protein(60, LENGTH, templates=5)
+    whole, without = _example(protein, 1, WHOLE), _example(protein, 1, replace(WHOLE, template_angles=False))
+    assert whole.keys() - without.keys() == {"template_angle_feat", "template_angle_mask"}
+    for name, x in without.items():
+        np.testing.assert_array_equal(x, whole[name])
 
 
 def test_same_generator_state_same_example():

@@ -10,7 +10,7 @@ from evotrain.data.features.padding import DIMENSIONS, pad, padded_size
 from evotrain.data.generated.synthetic import gaussian_example
 
 # Sizes that no other dimension has.
-N, S, E, T = 41, 43, 47, 5
+N, S, E, T = 41, 43, 47, 4
 SHAPE = ExampleShape(crop=N, msa_clusters=S, extra_msa=E, templates=T, passes=2, structure=True, mask_fraction=0.15)
 DEVICES = 6
 
