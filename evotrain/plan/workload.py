@@ -55,9 +55,10 @@ def _of_examples(config: Config) -> Iterator[Collective]:
     width, residues = activation_bytes(config), sizes.residues
     # Forward in the passes before, in the last one, and where a block is computed again; backward, each as often as
     # forward: what was gathered is reduced and scattered.
-    forward = model.recycles / 2 + 1 + (config.mesh.remat == "block")
+    again = config.mesh.remat == "block"
+    forward = model.recycles / 2 + 1 + again
 
-    def moved(count: float, elements: float) -> Iterator[Collective]:
+    def moved(count: float, elements: float, forward: float = forward) -> Iterator[Collective]:
         """Operands that are gathered, and their gradients."""
         size = elements * width * (n - 1) / n
         if count:
@@ -81,7 +82,7 @@ def _of_examples(config: Config) -> Iterator[Collective]:
     yield from moved(2 * templates, z_t)
     yield from moved(2 * templates, residues**2 * model.template.heads)
     if model.structure.layers:
-        yield from moved(1, z)
+        yield from moved(1, z, forward - again)
 
 
 def _stacks(model: ModelConfig, sizes: Sizes) -> list[tuple[int, int, int, int]]:

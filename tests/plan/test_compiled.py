@@ -114,8 +114,10 @@ def test_the_formulas_are_near_what_the_compiler_lays_out(step: Callable, name: 
     expected = memory_of(config)
     print(
         f"{name}: {expected.total / 2**20:.0f} MiB, compiled {memory.total / 2**20:.0f}: "
-        f"{expected.total / memory.total - 1:+.1%}; {step_flops(config) / work.flops - 1:+.3%} of the operations"
+        f"{expected.total / memory.total - 1:+.1%}; {step_flops(config) / work.flops - 1:+.3%} of the operations; "
+        f"{work_of(config).memory_bytes / work.memory_bytes:.2f} × the traffic with HBM"
     )
+    assert memory.gaps >= 0
     assert expected.total == pytest.approx(memory.total, rel=0.10)
     assert step_flops(config) == pytest.approx(work.flops, rel=0.02)
     sent, theory = (sum(one.step_bytes for one in found.collectives) for found in (work, work_of(config)))
