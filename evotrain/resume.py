@@ -109,12 +109,13 @@ def begin(config: Config, mesh: Mesh, checkpoints: Checkpoints, fingerprints: di
         return state, f"continues from step {latest}"
     if config.init_from is None:
         return create_state(config, mesh), "starts from fresh parameters"
-    fresh = create_state(config, mesh)
     if config.init_from.endswith(".npz"):
+        infer_model(config.init_from)  # that there is none is said before what takes a minute
+        fresh = create_state(config, mesh)
         params, origin = published_params(config.init_from, config.model, fresh.params), config.init_from
     else:
         params, step = load_params(config.init_from, "best", abstract.ema)
-        origin = f"step {step} of {config.init_from}"
+        fresh, origin = create_state(config, mesh), f"step {step} of {config.init_from}"
     # A copy for the average: the step donates both, and one buffer cannot be given away twice.
     return fresh._replace(params=params, ema=jax.tree.map(jnp.copy, params)), f"starts from {origin}"
 

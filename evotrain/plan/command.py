@@ -132,8 +132,10 @@ def check_target(config: Config) -> None:
             )
     if topology is not None and config.kernels.attention == "cueq":
         raise ConfigError("kernels.attention=cueq runs on NVIDIA GPUs, not on TPUs: write kernels=xla_chunked.")
-    if config.plan.search and config.mesh != MeshConfig():
-        raise ConfigError("plan.search=true tries every mesh: leave mesh.… out, or leave plan.search out.")
+    given = [name for name, default in vars(MeshConfig()).items() if getattr(config.mesh, name) != default]
+    if config.plan.search and given:
+        keys = ", ".join(f"mesh.{name}={getattr(config.mesh, name)}" for name in given)
+        raise ConfigError(f"plan.search=true tries every mesh: leave {keys} out, or leave plan.search out.")
     if config.mesh.simulate:
         raise ConfigError(f"mesh.simulate={config.mesh.simulate} changes nothing in command=plan: leave it out.")
     if config.target.topology is not None and find_spec("libtpu") is None:
@@ -204,14 +206,15 @@ def chosen(looked_at: list[Candidate], config: Config, devices: int) -> Candidat
     """
     best = best_layout(looked_at)
     if best is None:
-        raise ConfigError(
-            f"plan.search=true found no layout of batch_size={config.batch_size} that fits on {nothing(devices)}"
-        )
+        found_none = f"plan.search=true found no layout of batch_size={config.batch_size}"
+        raise ConfigError(f"{found_none} that fits on {nothing(config, devices)}")
     return best
 
 
-def nothing(devices: int) -> str:
-    return f"{devices} devices: choose a target with more memory or more chips, or kernels=xla_chunked."
+def nothing(config: Config, devices: int) -> str:
+    """The end of a sentence: on how many devices nothing fits, and what else there is to try."""
+    chunks = ", or kernels=xla_chunked" if config.kernels.attention == "xla" else ""
+    return f"{devices} devices: choose a target with more memory or more chips{chunks}."
 
 
 def advice(config: Config, devices: int, looked_at: list[Candidate]) -> tuple[str, ...]:
@@ -220,7 +223,7 @@ def advice(config: Config, devices: int, looked_at: list[Candidate]) -> tuple[st
     found = best_layout([one for one in others if one.layout != layout_of(config)])
     if found is not None:
         return (f"By the analytic model this fits, in {found.memory / GIB:.1f} GiB: {found.layout.overrides()}",)
-    return (f"No layout of batch_size={config.batch_size} fits on {nothing(devices)}",)
+    return (f"No layout of batch_size={config.batch_size} fits on {nothing(config, devices)}",)
 
 
 def describe_model(config: Config) -> str:

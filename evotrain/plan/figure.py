@@ -46,10 +46,10 @@ def draw_plan(plan: Plan, path: Path) -> None:
         else:
             _draw_times(right.subplots(), plan)
         layout = plan.layout
+        price = f"{wording.at_least(plan)} {wording.cost(plan)}{'' if plan.fits else ', if it fitted'}"
         figure.suptitle(
             f"{plan.experiment} on {plan.target}   data {layout.data} × fsdp {layout.fsdp} × context {layout.context}, "
-            f"remat {layout.remat}\n{plan.steps:,} steps × {plan.batch_size} examples: at least {wording.cost(plan)}"
-            + ("" if plan.fits else ", if it fitted")
+            f"remat {layout.remat}\n{plan.steps:,} steps × {plan.batch_size} examples: {price}"
         )
         save(figure, path)
 
@@ -84,7 +84,8 @@ def _draw_times(axes: Axes, plan: Plan) -> None:
         axes.barh(row, seconds / size, color=BLUE if binds else CALM, height=0.62)
         _label(axes, seconds / size, row, wording.duration(seconds), weight="bold" if binds else "normal")
     axes.set_xlim(0, 1.25 * times.step / size)
-    title = f"A step at the peak rates ({unit})\n{wording.RESOURCES[times.bound]} binds: no step is faster"
+    certainty = "no step is faster" if plan.method == "compiled" else "by formula"
+    title = f"A step at the peak rates ({unit})\n{wording.RESOURCES[times.bound]} binds: {certainty}"
     _dress(axes, list(wording.RESOURCES.values()), title)
 
 

@@ -17,6 +17,7 @@ from evotrain.plan.figure import draw_plan
 from evotrain.plan.result import Candidate, Collective, Plan
 from evotrain.run_dir import disk_errors, write_atomic
 
+TRAFFIC_FACTOR = 3  # by which the formula for the traffic with HBM may be wrong, on programs that were compiled
 COLLECTIVES = 10  # rows on the console; plan.json has them all
 LAYOUTS = 10  # likewise
 GOOD, BAD, BINDING, PART, LIMIT = "green", "red", "yellow", "blue", "bright_black"
@@ -163,8 +164,8 @@ def _conclusion(plan: Plan) -> Table:
     rate, reached = wording.number(plan.batch_size / step), wording.percent(plan.utilisation)
     lines = {
         "step": f"{wording.duration(step)}, {rate} examples/s, {reached} of the peak FLOP/s; "
-        "at the peak rates of the hardware: no step is faster",
-        "run": f"at least {wording.cost(plan)}{'' if plan.fits else ', if it fitted'}: "
+        f"at the peak rates of the hardware{_certainty(plan)}",
+        "run": f"{wording.at_least(plan)} {wording.cost(plan)}{'' if plan.fits else ', if it fitted'}: "
         f"{plan.steps:,} steps × {plan.batch_size} examples{chips}",
         "source": _source(plan),
     }
@@ -173,6 +174,12 @@ def _conclusion(plan: Plan) -> Table:
     if plan.candidates:
         lines["use"] = "these keys, which select the layout:"
     return _labelled(lines)
+
+
+def _certainty(plan: Plan) -> str:
+    if plan.method == "compiled":
+        return ": no step is faster"
+    return f"; the traffic with HBM is known within a factor of {TRAFFIC_FACTOR}"
 
 
 def _source(plan: Plan) -> str:

@@ -25,6 +25,11 @@ def parts(memory: Memory) -> dict[str, str]:
     return {name: label for name, label in PARTS.items() if name != "gaps" or memory.gaps}
 
 
+def at_least(plan: Plan) -> str:
+    """Before a time or a price at the peak rates: formulas may also take too much for the traffic with HBM."""
+    return "at least" if plan.method == "compiled" else "about"
+
+
 def number(value: float) -> str:
     """Three digits or more, and two decimals or fewer: 94,349, 37.7, 0.08."""
     return f"{value:,.{min(2, _decimals(value))}f}"
