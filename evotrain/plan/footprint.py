@@ -155,7 +155,7 @@ def _arrays(config: Config, rows: int, c_m: int, heads: int, *, global_columns: 
     residues = Sizes.of(config).residues
 
     def at_once(count: float) -> float:
-        return chunk_size(round(count), chunk) if chunk else count
+        return chunk_size(round(count), chunk) if chunk and count else count
 
     logits = [at_once(rows / n) * heads * residues**2]
     logits += [at_once(residues / n) * model.pair_heads * residues**2] * 2

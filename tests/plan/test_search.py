@@ -55,3 +55,10 @@ def test_auto_computes_again_as_little_as_fits(context: int):
     for remat, size in zip(policies, needed, strict=True):
         assert search.least_remat(config, 1.01 * size / search.SAFE) == remat
     assert search.least_remat(config, 1.0) == "block"
+
+
+def test_a_trunk_without_other_stacks_needs_less():
+    overrides = [*FINETUNE, "batch_size=1", "mesh.data=1", "mesh.remat=block"]
+    without = ["model.extra_msa.blocks=0", "data.extra_msa=0", "model.template.blocks=0", "data.templates=0"]
+    whole, trunk = (memory_of(compose([*overrides, *others])).total for others in ([], without))
+    assert 0 < trunk < whole
