@@ -281,7 +281,7 @@ def test_help_lists_what_there_is(capfd, monkeypatch):
     assert max(map(len, out.splitlines())) <= 100
     for path in (conf_dir() / "experiment").glob("*.yaml"):
         assert path.stem in out
-    for word in ("python -m evotrain", "command=evaluate", "model=af2 | small | tiny", "batch_size", "optimizer steps of"):
+    for word in ("python -m evotrain", "command=evaluate", "model=af2 | small", "batch_size", "optimizer steps of"):
         assert word in out
     assert "hydra" not in out.lower()
 
