@@ -179,7 +179,7 @@ def _conclusion(plan: Plan) -> Table:
 def _certainty(plan: Plan) -> str:
     if plan.method == "compiled":
         return ": no step is faster"
-    return f"; the traffic with HBM is known within a factor of {TRAFFIC_FACTOR}"
+    return f"; the traffic with HBM is known within a factor of about {TRAFFIC_FACTOR}"
 
 
 def _source(plan: Plan) -> str:
