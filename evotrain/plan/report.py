@@ -15,9 +15,9 @@ from evotrain.console import TERMINAL_WIDTH
 from evotrain.plan import wording
 from evotrain.plan.figure import draw_plan
 from evotrain.plan.result import Candidate, Collective, Plan
+from evotrain.plan.workload import TRAFFIC_FACTOR
 from evotrain.run_dir import disk_errors, write_atomic
 
-TRAFFIC_FACTOR = 3  # by which the formula for the traffic with HBM may be wrong, on programs that were compiled
 COLLECTIVES = 10  # rows on the console; plan.json has them all
 LAYOUTS = 10  # likewise
 GOOD, BAD, BINDING, PART, LIMIT = "green", "red", "yellow", "blue", "bright_black"

@@ -12,6 +12,7 @@ FLOAT32 = 4
 # Forward, a block reads and writes arrays of the size of its representations this many times, and of its logits and
 # hidden channels once each; found on programs that were compiled for TPU v5e, v5p and v6e.
 REPRESENTATIONS = 14.0
+TRAFFIC_FACTOR = 3  # by which the traffic with memory may be wrong: how much of a block stays in VMEM is not known
 
 
 def work_of(config: Config) -> Work:
@@ -55,8 +56,8 @@ def _of_examples(config: Config) -> Iterator[Collective]:
     width, residues = activation_bytes(config), sizes.residues
     # Forward in the passes before, in the last one, and where a block is computed again; backward, each as often as
     # forward: what was gathered is reduced and scattered.
-    again = config.mesh.remat == "block"
-    forward = model.recycles / 2 + 1 + again
+    passes = model.recycles / 2 + 1
+    forward = passes + (config.mesh.remat == "block")
 
     def moved(count: float, elements: float, forward: float = forward) -> Iterator[Collective]:
         """Operands that are gathered, and their gradients."""
@@ -82,7 +83,7 @@ def _of_examples(config: Config) -> Iterator[Collective]:
     yield from moved(2 * templates, z_t)
     yield from moved(2 * templates, residues**2 * model.template.heads)
     if model.structure.layers:
-        yield from moved(1, z, forward - again)
+        yield from moved(1, z, passes)
 
 
 def _stacks(model: ModelConfig, sizes: Sizes) -> list[tuple[int, int, int, int]]:
