@@ -85,7 +85,7 @@ def _used(module: Module, inner: Computation, name: str, user: Instruction) -> f
         return 0.0  # written in place
     if user.opcode == "tuple" or _continues(user):
         return 0.0
-    if user.opcode in ("bitcast", "get-tuple-element"):
+    if user.opcode in ("bitcast", "get-tuple-element") and user is not inner.root:
         return sum(_used(module, inner, user.name, next_user) for next_user in inner.users[user.name])
     if user.opcode == "fusion":
         nested = module.computations[user.called[0]]

@@ -1,9 +1,16 @@
 """The bytes that instructions read and write in a device's memory."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from evotrain.plan.hbm import hbm_bytes
 from evotrain.plan.hlo import parse
+
+SCRIPT = Path(__file__).with_name("known_traffic.py")
 
 TYPE = "f32[8,128]{1,0:T(8,128)}"
 FAST = "f32[8,128]{1,0:T(8,128)S(1)}"
@@ -147,3 +154,22 @@ def test_a_loop_moves_what_its_body_does() -> None:
 }}
 """
     assert moved(f"%y = {TYPE} while(%x), condition=%condition, body=%body", before=loop) == 2 * 2 * ONE
+
+
+def test_a_fusion_whose_operand_is_only_renamed_inside_of_another_reads_it() -> None:
+    """As the operands of a matrix product are."""
+    inner = f"""
+%inner (p: f32[64,128]) -> f32[64,128] {{
+  %p = {WIDE} parameter(0)
+  ROOT %q = {WIDE} bitcast(%p)
+}}
+"""
+    lines = f"%s = {WIDE} fusion(%a), kind=kLoop, calls=%inner", f"%r = {TYPE} convolution(%b, %s)"
+    assert moved_by_fusion(TYPE, *lines, before=inner) == 10 * ONE
+
+
+def test_compiled_programs_move_what_is_known_of_them(tpu_compiler) -> None:
+    """Among them products, loops and a collective, of arrays that fit no VMEM."""
+    process = subprocess.run([sys.executable, SCRIPT], check=True, capture_output=True, text=True)
+    for name, (known, counted) in json.loads(process.stdout.splitlines()[-1]).items():
+        assert counted == pytest.approx(known, rel=1e-3), name
