@@ -54,7 +54,9 @@ def _room(function: Callable[[Any], Any], rows: Any) -> Any:
     They are made of one of the inputs, so that XLA cannot make the room for all results of a program at its beginning,
     which it does for the constants that `lax.map` starts from.
     """
-    some = lax.stop_gradient(jax.tree.leaves(rows)[0].ravel()[0])
+    like = jax.tree.leaves(rows)[0]
+    # A slice, because of `ravel()[0]` for several examples at a time XLA makes a copy of all that is padded 64 times.
+    some = lax.stop_gradient(lax.slice(like, (0,) * like.ndim, (1,) * like.ndim)).reshape(())
 
     def room(y: jax.ShapeDtypeStruct) -> jax.Array:
         return vary(jnp.broadcast_to(some.astype(y.dtype), y.shape), tuple(varying_axes(y)))

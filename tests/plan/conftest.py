@@ -35,6 +35,9 @@ STEPS = {
     "v6e fine-tuning context 4": ["target=v6e_4", "mesh.context=4", "data.crop=384", "data.msa_clusters=512"],
     "v5p fine-tuning alone": ["target=v5p_1", "data.crop=384", "data.msa_clusters=512"],
     "v5e small alone": ["target=v5e_1", "data.crop=128", "data.msa_clusters=64"],
+    "v5e small two at a time": [
+        *("target=v5e_1", "data.crop=128", "data.msa_clusters=64", "mesh.microbatch=2", "batch_size=2"),
+    ],
     "v5e fsdp 8": ["target=v5e_8", "mesh.data=1", "mesh.fsdp=8", "batch_size=16", "optimizer.clip=global"],
 }
 

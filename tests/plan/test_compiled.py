@@ -99,6 +99,7 @@ def test_fsdp_gathers_a_block_at_a_time_and_scatters_its_gradients(step: Callabl
     "name",
     [
         "v5e small alone",
+        "v5e small two at a time",
         "v5e context 8",
         "v5e context 4 none",
         "v5e context 8 gathered",
