@@ -208,7 +208,7 @@ class PredictConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    search: bool = key(False, "try every mesh, and what blocks compute again, and plan the cheapest that fits")
+    search: bool = key(False, "try every mesh, micro-batch and mesh.remat, and plan the cheapest that fits")
     out: str | None = key(None, "directory that is written; null: plan/TARGET in run_dir")
 
 

@@ -78,20 +78,12 @@ def activation_bytes(config: Config) -> int:
 
 def parameter_counts(config: Config) -> tuple[int, int]:
     """Parameters of stacked blocks, and all others."""
-    leaves = jax.tree.leaves_with_path(_shapes(config.model, config.data.source == "synthetic"))
-    stacked = sum(x.size for path, x in leaves if fsdp.is_stacked(path))
-    return stacked, sum(x.size for _, x in leaves) - stacked
+    return _counts(config.model, config.data.source == "synthetic", 1)
 
 
 def parameter_bytes(config: Config) -> float:
     """Of the parameters, as float32, that one device holds."""
-    parts = config.mesh.fsdp
-
-    def held(path: tuple, x: Any) -> float:
-        return x.size / (1 if fsdp.split_dim(path, x.shape, parts) is None else parts)
-
-    leaves = jax.tree.leaves_with_path(_shapes(config.model, config.data.source == "synthetic"))
-    return FLOAT32 * sum(held(path, x) for path, x in leaves)
+    return FLOAT32 * sum(_counts(config.model, config.data.source == "synthetic", config.mesh.fsdp))
 
 
 def batch_bytes(config: Config, example: Example) -> float:
@@ -170,6 +162,16 @@ def _arrays(config: Config, rows: int, c_m: int, heads: int, *, global_columns: 
         gathered=residues**2 * model.c_triangle if n > 1 else 0.0,
         columns=rows * residues * model.c_outer if n > 1 else 0.0,
     )
+
+
+@cache
+def _counts(model: ModelConfig, synthetic: bool, parts: int) -> tuple[int, int]:
+    """Parameters of stacked blocks, and all others, that a device holds of `parts` that they are split into."""
+    counts = [0, 0]
+    for path, x in jax.tree.leaves_with_path(_shapes(model, synthetic)):
+        held = x.size // (1 if fsdp.split_dim(path, x.shape, parts) is None else parts)
+        counts[0 if fsdp.is_stacked(path) else 1] += held
+    return tuple(counts)
 
 
 @cache

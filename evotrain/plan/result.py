@@ -109,6 +109,7 @@ class Candidate:
     layout: Layout
     memory: float  # bytes of one device
     step: float  # seconds
+    network: float  # seconds of it that collectives take, while others go on
     fits: bool
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from evotrain.config import Config
+from evotrain.data.features.padding import pad
 from evotrain.plan.estimate import timed, times
 from evotrain.plan.footprint import memory_of
 from evotrain.plan.program import an_example
@@ -14,25 +15,36 @@ from evotrain.plan.workload import work_of
 REMATS = ("none", "gathered", "block")
 # The share of a device's memory that a layout may take by the model, which knows it to a tenth.
 SAFE = 0.9
+# Steps whose times differ by a smaller share are as fast, as far as the model can tell.
+NEAR = 0.02
 
 
 def candidates(config: Config, devices: int) -> list[Candidate]:
     """Every layout of the run on `devices`: those that fit first, the fastest first, then those that need least."""
     example = an_example(config)
+    padded = {context: pad(example, context) for context in _divisors(devices)}
 
     def judged(layout: Layout) -> Candidate:
         placed = place(config, layout)
-        memory = memory_of(placed, example).total
-        step = times(timed(work_of(placed), placed.mesh, placed.target), placed.target).step
-        return Candidate(layout=layout, memory=memory, step=step, fits=memory <= SAFE * config.target.memory_gib * GIB)
+        memory = memory_of(placed, padded[layout.context]).total
+        limits = times(timed(work_of(placed), placed.mesh, placed.target), placed.target)
+        fits = memory <= SAFE * config.target.memory_gib * GIB
+        return Candidate(layout=layout, memory=memory, step=limits.step, network=limits.network, fits=fits)
 
     found = [judged(layout) for layout in layouts(config.batch_size, devices)]
     return sorted(found, key=lambda one: (not one.fits, one.step if one.fits else one.memory, one.memory))
 
 
 def best_layout(found: list[Candidate]) -> Candidate | None:
-    """The fastest one that fits."""
-    return next((one for one in found if one.fits), None)
+    """The fastest one that fits.
+
+    Of those as fast as the formulas can tell it is the one that trusts them least: with the smallest micro-batches,
+    whose arrays are the likeliest to stay in the processor's own memory, and the least to send while it computes.
+    """
+    fitting = [one for one in found if one.fits]
+    fastest = min((one.step for one in fitting), default=0.0)
+    alike = (one for one in fitting if one.step <= (1 + NEAR) * fastest)
+    return min(alike, key=lambda one: (one.layout.microbatch, one.network, one.memory), default=None)
 
 
 def layouts(batch_size: int, devices: int) -> Iterator[Layout]:
@@ -43,9 +55,10 @@ def layouts(batch_size: int, devices: int) -> Iterator[Layout]:
             if batch_size % (data * fsdp):
                 continue
             for remat in REMATS:
-                if remat != "gathered" or context > 1:  # else nothing is gathered
-                    # More examples at a time need more memory, and one fills an accelerator.
-                    yield Layout(data=data, fsdp=fsdp, context=context, remat=remat, microbatch=1)
+                if remat == "gathered" and context == 1:  # nothing is gathered
+                    continue
+                for microbatch in _divisors(batch_size // (data * fsdp)):
+                    yield Layout(data=data, fsdp=fsdp, context=context, remat=remat, microbatch=microbatch)
 
 
 def place(config: Config, layout: Layout) -> Config:

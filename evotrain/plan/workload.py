@@ -43,8 +43,9 @@ def memory_traffic(config: Config) -> float:
     passes = recycles + 3 + (mesh.remat != "none")
     parameters = sum(parameter_counts(config)) * FLOAT32
     share = config.batch_size / (mesh.data * mesh.fsdp)
-    # Parameters are read for each pass, and once more with three other arrays of their size for the update.
-    return share * passes * (forward + parameters) + 8 * parameters / mesh.fsdp
+    # Parameters are read for each pass over a micro-batch, and once more with three other arrays of their size for the
+    # update.
+    return share * passes * (forward + parameters / mesh.microbatch) + 8 * parameters / mesh.fsdp
 
 
 def _of_examples(config: Config) -> Iterator[Collective]:

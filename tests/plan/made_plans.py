@@ -88,7 +88,7 @@ TOO_MUCH = replace(
 def candidate(mesh: tuple[int, int, int], remat: str, gibibytes: float, step: float) -> Candidate:
     data, fsdp, context = mesh
     layout = Layout(data=data, fsdp=fsdp, context=context, remat=remat, microbatch=1)
-    return Candidate(layout=layout, memory=GIB * gibibytes, step=step, fits=gibibytes <= 15.75)
+    return Candidate(layout=layout, memory=GIB * gibibytes, step=step, network=1.0, fits=gibibytes <= 15.75)
 
 
 # The same by search.

@@ -49,10 +49,10 @@ def test_what_does_not_fit_is_answered_with_what_does(tmp_path: Path, capsys: py
 def test_search_plans_the_cheapest_layout_that_fits(tmp_path: Path):
     cramped = ["target=a100_8", "target.memory_gib=16", "batch_size=16"]
     found = plan(tmp_path / "run", *cramped, "plan.search=true")
-    best, *others = [one for one in found["candidates"] if one["fits"]]
     assert found["fits"]
-    assert found["layout"] == best["layout"]
-    assert all(best["step"] <= one["step"] for one in others)
+    fitting = [one for one in found["candidates"] if one["fits"]]
+    (chosen,) = [one for one in fitting if one["layout"] == found["layout"]]
+    assert chosen["step"] <= 1.02 * min(one["step"] for one in fitting)
 
 
 @pytest.mark.parametrize(
