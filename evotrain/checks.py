@@ -28,10 +28,10 @@ TRAINING = ("train", "plan", "info")  # commands about a training run
 TARGET_KEYS = {"train": ("peak_tflops", "memory_gib"), "info": ("chips", "devices_per_chip")}
 
 
-def check(config: Config, device_count: int | None) -> None:
+def check(config: Config, device_count: int | None, *, processes: int = 1) -> None:
     """Refuses a configuration that cannot run, or that holds a key without effect.
 
-    `device_count` is that of all processes; None where it is not known yet, which leaves the mesh's rules out.
+    `device_count` is that of all `processes`; None where it is not known yet, which leaves the mesh's rules out.
 
     Raises:
       ConfigError: what is wrong, and what to write instead.
@@ -47,11 +47,14 @@ def check(config: Config, device_count: int | None) -> None:
     if config.command in TRAINING:
         check_checkpoint(config)
     if device_count is not None:
-        check_mesh(config, resolve_mesh(config.mesh, device_count))
+        otherwise = "start another number of processes" if processes > 1 else None
+        check_mesh(config, resolve_mesh(config.mesh, device_count, otherwise=otherwise))
 
 
 def resolve_mesh(mesh: MeshConfig, device_count: int, *, otherwise: str | None = None) -> MeshConfig:
-    """The mesh with its −1 filled in. `otherwise` is a remedy beside another mesh; by default, to simulate devices.
+    """The mesh with its −1 filled in.
+
+    `otherwise` is a remedy beside another mesh; by default, to simulate devices, which one process alone can.
 
     Raises:
       ConfigError: more than one −1, a size of 0, or a product that is not `device_count`.

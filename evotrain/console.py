@@ -58,11 +58,11 @@ class Console:
         self._warned: set[str] = set()
 
     def show_start(self, config: Mapping[str, Any], lines: Sequence[str], *, step: int = 0) -> None:
-        """Prints the config as a tree and `lines` about the run, and starts the progress bar at `step`."""
+        """Prints the config as a tree and `lines` about the run; a progress bar if steps are left after `step`."""
         self._rich.print(config_tree(config, width=self._width))
         for line in lines:
             self.event(line)
-        if self._rich.is_terminal:
+        if self._rich.is_terminal and step < self._total:
             self._progress = Progress(
                 TextColumn("step"),
                 BarColumn(bar_width=20),

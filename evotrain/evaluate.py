@@ -34,7 +34,7 @@ def evaluate_run(config: Config) -> float | None:
     """
     distributed.start()
     devices.find()
-    check(config, jax.device_count())
+    check(config, jax.device_count(), processes=jax.process_count())
     check_available(config)
     config = dataclasses.replace(config, mesh=resolve_mesh(config.mesh, jax.device_count()))
     mesh = make_mesh(config.mesh)

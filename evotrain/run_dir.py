@@ -26,6 +26,7 @@ DISK_ERRORS = {
     errno.EPERM: "permission is denied: choose a {key}=… that you may write to",
     errno.ENOTDIR: "a part of the path is a file, not a directory: choose another {key}=…",
     errno.EEXIST: "a file stands where the directory should be: choose another {key}=…",
+    errno.ENOENT: "no directory can be made there, or it was removed: choose another {key}=…",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter {key}=…",
 }
 LOCK = ".lock"

@@ -39,7 +39,7 @@ def train(config: Config) -> float | None:
         # ---- Devices ----
         distributed.start()
         devices.find()
-        check(config, jax.device_count())
+        check(config, jax.device_count(), processes=jax.process_count())
         check_available(config)
         config = resolve_remat(replace(config, mesh=resolve_mesh(config.mesh, jax.device_count())))
         mesh = make_mesh(config.mesh)

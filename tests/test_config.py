@@ -311,6 +311,14 @@ def test_mesh_takes_the_rest(sizes, resolved):
     assert (mesh.data, mesh.fsdp, mesh.context) == resolved
 
 
+def test_where_several_processes_run_none_is_told_to_simulate_devices():
+    config = compose(["mesh.data=8"])
+    with pytest.raises(ConfigError, match="start another number of processes"):
+        check(config, 2, processes=2)
+    with pytest.raises(ConfigError, match="write mesh.simulate=8"):
+        check(config, 2)
+
+
 @pytest.mark.parametrize("metric", BEST_MODES)
 def test_each_metric_can_name_the_best(metric):
     folding = (

@@ -232,6 +232,13 @@ def test_terminal_has_a_bar_and_rows_only_for_evaluations_and_warnings(monkeypat
     assert "warning: a protein is broken" in out
 
 
+def test_a_terminal_has_no_bar_where_no_step_is_left(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    for step, bar in ((400, False), (399, True)):
+        out = printed(lambda console, step=step: console.show_start({"name": "x"}, [], step=step), Terminal())
+        assert (f"{step}/400" in out) == bar
+
+
 def test_config_tree_holds_every_key_within_the_width():
     config = {"name": "x", "init_from": None, "resume_allow": [], "data": {f"a_long_key_{i}": i for i in range(12)}}
     config["data"]["nested"] = {"root": ""}

@@ -89,6 +89,7 @@ def test_paths(tmp_path):
         (errno.EDQUOT, "quota is used up"),
         (errno.EROFS, "read-only"),
         (errno.EACCES, "permission is denied"),
+        (errno.ENOENT, "no directory can be made there"),  # as below /proc
     ],
 )
 def test_disk_errors_become_one_sentence(number, sentence):

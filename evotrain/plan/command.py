@@ -84,10 +84,11 @@ def plan_of(config: Config, name: str, devices: int, looked_at: list[Candidate])
         memory, work = compiled(config)
         seconds = time.perf_counter() - begun
     work = timed(work, config.mesh, target)
+    chips = f"{target.chips} chip{'s' * (target.chips > 1)}"
     return Plan(
         experiment=config.name,
         model=describe_model(config),
-        target=f"{name}, {target.topology or target.chips}",
+        target=f"{name}, {target.topology or chips}",
         chips=target.chips,
         devices=devices,
         layout=layout_of(config),

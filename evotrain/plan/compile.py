@@ -40,6 +40,7 @@ def main(directory: Path) -> None:
     from evotrain.compose import load_saved
     from evotrain.flops import count_flops
     from evotrain.model.network import network
+    from evotrain.parallel.fsdp import is_stacked
     from evotrain.parallel.mesh import make_mesh
     from evotrain.plan.program import traced_step
 
@@ -48,7 +49,8 @@ def main(directory: Path) -> None:
     slice_of = topologies.get_topology_desc(platform="tpu", topology_name=name, chips_per_host_bounds=of_host(name))
     traced = traced_step(config, make_mesh(config.mesh, slice_of.devices))
     flops = count_flops(traced.jaxpr, open_trips=config.model.recycles / 2)
-    parameters = [x.shape for x in jax.tree.leaves(network(config)[1])]
+    leaves = jax.tree.leaves_with_path(network(config)[1])
+    parameters = [x.shape for _, x in leaves] + [x.shape[1:] for path, x in leaves if is_stacked(path)]
     (directory / PROGRAM).write_text(json.dumps({"flops": flops, "parameters": parameters}))
     lowered = traced.lower()
 

@@ -2,8 +2,9 @@
 
 XLA gives every array of the program a place, an offset in an allocation, and a time, the instructions between which it
 lives. Arguments have allocations of their own, everything else shares one. What stands there at the worst moment is
-told apart by its shape: an array of the shape of a parameter is a gradient or a copy of a weight in another dtype, one
-with a leading dimension of a stack's length is kept by its blocks for the backward pass (or has as many heads).
+told apart by its shape: an array of the shape of a parameter, of all blocks or of one, is a gradient or a copy of a
+weight, one with a leading dimension of a stack's length is kept by its blocks for the backward pass (or has as many
+heads).
 """
 
 import json
