@@ -193,7 +193,7 @@ def read_compiled(config: Config, directory: Path) -> tuple[Memory, Work]:
         model.structure.layers,
         config.data.templates,
     }
-    memory = read_memory(directory, stack_lengths=stacks - {0, 1})
+    memory = read_memory(directory, stack_lengths=stacks - {0, 1}, microbatch=config.mesh.microbatch)
     (text,) = directory.glob(compiler.HLO)
     flops = json.loads((directory / compiler.PROGRAM).read_text())["flops"]
     return memory, work_of_module(parse(text.read_text()), flops, config)

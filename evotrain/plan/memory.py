@@ -36,14 +36,18 @@ class Place(NamedTuple):
     end: int
 
 
-def read_memory(directory: Path, *, stack_lengths: Collection[int]) -> Memory:
+def read_memory(directory: Path, *, stack_lengths: Collection[int], microbatch: int) -> Memory:
     """The memory of the step whose compilation wrote to `directory`.
 
-    `stack_lengths` are the numbers of blocks, or of what else is scanned, for which the backward pass keeps an array.
+    `stack_lengths` are the numbers of blocks, or of what else is scanned, for which the backward pass keeps an array of
+    `microbatch` examples.
     """
+    kept_like = [(length, microbatch) if microbatch > 1 else (length,) for length in stack_lengths]
     arguments, parameter_shapes = _arguments(_text(directory, HLO))
     whole = json.loads((directory / PROGRAM).read_text())["parameters"]
     parameter_shapes |= {_ordered(tuple(dim for dim in shape if dim != 1)) for shape in whole}
+    if microbatch > 1:  # each example may have gradients of its own
+        parameter_shapes |= {_ordered((microbatch, *shape)) for shape in parameter_shapes}
     held = dict.fromkeys((*STATE.values(), "batch"), 0)
     shared, places = 0, {}
     for size, kind, values in _allocations(_text(directory, BUFFERS)):
@@ -57,7 +61,9 @@ def read_memory(directory: Path, *, stack_lengths: Collection[int]) -> Memory:
     kept = sum(
         place.size
         for place in alive
-        if _ordered(place.shape) not in parameter_shapes and len(place.shape) > 2 and place.shape[0] in stack_lengths
+        if _ordered(place.shape) not in parameter_shapes
+        and len(place.shape) > 2
+        and any(place.shape[: len(like)] == like for like in kept_like)
     )
     used = sum(place.size for place in alive)
     return Memory(**held, gradients=gradients, kept=kept, working=used - gradients - kept, gaps=shared - used)
