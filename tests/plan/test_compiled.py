@@ -123,3 +123,8 @@ def test_the_formulas_are_near_what_the_compiler_lays_out(step: Callable, name: 
     assert step_flops(config) == pytest.approx(work.flops, rel=0.02)
     sent, theory = (sum(one.step_bytes for one in found.collectives) for found in (work, work_of(config)))
     assert theory == pytest.approx(sent, rel=0.15)
+
+
+def test_what_blocks_keep_of_two_examples_at_a_time_is_told_from_what_they_work_with(step: Callable):
+    config, memory, _ = step("v5e small two at a time")
+    assert memory.kept == pytest.approx(memory_of(config).kept, rel=0.05)

@@ -70,4 +70,4 @@ def test_activations_fall_with_context(experiment: str, devices: int):
 
     ratio = activations(1) / activations(devices)
     print(f"{experiment}, {devices} devices: ÷ {ratio:.2f}")
-    assert ratio > 0.89 * devices  # nine tenths are the aim; initial training on 8 devices comes to 0.897
+    assert ratio >= 0.9 * devices
