@@ -6,6 +6,7 @@ stacked blocks; if there is none, it is replicated. The largest stays whole beca
 EMA have the shapes of the parameters, so one rule places all of them.
 """
 
+import operator
 from typing import Any
 
 import jax
@@ -60,7 +61,18 @@ def gather(params: Any, whole_params: Any) -> Any:
                 return lax.all_gather(x, FSDP, axis=dim, tiled=True)
         return x
 
-    return jax.tree.map(whole, params, whole_params)
+    gathered = jax.tree.map(whole, params, whole_params)
+    return gathered if jax.tree.all(jax.tree.map(operator.is_, gathered, params)) else _once(gathered)
+
+
+@jax.custom_vjp
+def _once(gathered: Any) -> Any:
+    """The same arrays, which XLA does not gather again in each trip of a loop that uses them, as it otherwise does."""
+    return lax.optimization_barrier(gathered)
+
+
+# Without a barrier for the gradients, which would keep XLA from scattering each as soon as it is there.
+_once.defvjp(lambda gathered: (_once(gathered), None), lambda _, gradients: (gradients,))
 
 
 def gather_unstacked(params: Any, whole_params: Any) -> Any:
