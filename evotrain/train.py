@@ -15,6 +15,7 @@ from evotrain.data.sources import open_source
 from evotrain.errors import Preempted
 from evotrain.evaluation import Evaluation
 from evotrain.flops import count_flops
+from evotrain.host_memory import check_host_memory
 from evotrain.logging import RunLogger
 from evotrain.model.kernels import check_available
 from evotrain.parallel import devices, distributed
@@ -48,6 +49,8 @@ def train(config: Config) -> float | None:
         # ---- Data and run directory ----
         with distributed.on_every_process():
             source = open_source(config)
+            batch = batch_shapes(source, config, mesh)
+            check_host_memory(config, batch, mesh)
         check_hosts_agree(source)
         abstract = abstract_state(config, mesh)
         run_dir = RunDir(config.run_dir)
@@ -73,7 +76,7 @@ def train(config: Config) -> float | None:
 
         # ---- Programs ----
         jitted = train_step(config, mesh)
-        traced = jitted.trace(abstract, batch_shapes(source, config, mesh))
+        traced = jitted.trace(abstract, batch)
         batches = Batches(source, config, mesh, start=examples)
         clock = Clock(config, count_flops(traced.jaxpr, open_trips=config.model.recycles / 2), batches.timing)
         judge = Evaluation(source, config, mesh, eval_step(config, mesh), source.held_out)
