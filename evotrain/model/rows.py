@@ -55,7 +55,7 @@ def _room(function: Callable[[Any], Any], rows: Any) -> Any:
     which it does for the constants that `lax.map` starts from.
     """
     like = jax.tree.leaves(rows)[0]
-    # A slice, because of `ravel()[0]` for several examples at a time XLA makes a copy of all that is padded 64 times.
+    # A slice: of `ravel()[0]` under vmap, XLA makes a copy of the whole array, padded 64 times.
     some = lax.stop_gradient(lax.slice(like, (0,) * like.ndim, (1,) * like.ndim)).reshape(())
 
     def room(y: jax.ShapeDtypeStruct) -> jax.Array:

@@ -185,18 +185,9 @@ def run_compiler(config: Config, directory: Path) -> None:
 
 def read_compiled(config: Config, directory: Path) -> tuple[Memory, Work]:
     """What `run_compiler` has left in `directory`."""
-    model = config.model
-    stacks = {
-        model.blocks,
-        model.extra_msa.blocks,
-        model.template.blocks,
-        model.structure.layers,
-        config.data.templates,
-    }
-    memory = read_memory(directory, stack_lengths=stacks - {0, 1}, microbatch=config.mesh.microbatch)
     (text,) = directory.glob(compiler.HLO)
     flops = json.loads((directory / compiler.PROGRAM).read_text())["flops"]
-    return memory, work_of_module(parse(text.read_text()), flops, config)
+    return read_memory(directory, config), work_of_module(parse(text.read_text()), flops, config)
 
 
 def chosen(looked_at: list[Candidate], config: Config, devices: int) -> Candidate:

@@ -50,7 +50,9 @@ def main(directory: Path) -> None:
     traced = traced_step(config, make_mesh(config.mesh, slice_of.devices))
     flops = count_flops(traced.jaxpr, open_trips=config.model.recycles / 2)
     leaves = jax.tree.leaves_with_path(network(config)[1])
-    parameters = [x.shape for _, x in leaves] + [x.shape[1:] for path, x in leaves if is_stacked(path)]
+    # A block's weights and gradients too, which are slices of these; but masks of a shard may look like a matrix.
+    of_block = [x.shape[1:] for path, x in leaves if is_stacked(path) and x.ndim > 3]
+    parameters = [x.shape for _, x in leaves] + of_block
     (directory / PROGRAM).write_text(json.dumps({"flops": flops, "parameters": parameters}))
     lowered = traced.lower()
 

@@ -53,18 +53,20 @@ WORKING = {
 RESIDUALS = Arrays(32.5, 80.0, 22.8, 0.0, 0.0, 0.0)
 
 
-def memory_of(config: Config, example: Example | None = None) -> Memory:
+def memory_of(config: Config, size_of_example: float | None = None) -> Memory:
     """The memory of one device; `config.mesh` and its remat are resolved.
 
-    `example` is one as `an_example` makes it, for who asks about many meshes.
+    `size_of_example` is what `example_bytes` gives, for those who know it already.
     """
     parameters = parameter_bytes(config)
     kept, working = worst_moment(config)
+    if size_of_example is None:
+        size_of_example = example_bytes(an_example(config), config.mesh.context)
     return Memory(
         parameters=parameters,
         optimizer=2 * parameters,
         average=parameters,
-        batch=batch_bytes(config, an_example(config) if example is None else example),
+        batch=size_of_example * config.batch_size / (config.mesh.data * config.mesh.fsdp),
         gradients=gradient_bytes(config),
         kept=kept,
         working=working,
@@ -86,11 +88,9 @@ def parameter_bytes(config: Config) -> float:
     return FLOAT32 * sum(_counts(config.model, config.data.source == "synthetic", config.mesh.fsdp))
 
 
-def batch_bytes(config: Config, example: Example) -> float:
-    """Of the examples of one device, each like this one and whole on all devices that share it."""
-    padded = pad(example, config.mesh.context)
-    size = sum(np.asarray(x).nbytes for name, x in padded.items() if name not in HOST_KEYS)
-    return size * config.batch_size / (config.mesh.data * config.mesh.fsdp)
+def example_bytes(example: Example, context: int) -> float:
+    """Of an example as the `context` devices that share it have it, each of them all."""
+    return sum(np.asarray(x).nbytes for name, x in pad(example, context).items() if name not in HOST_KEYS)
 
 
 def gradient_bytes(config: Config) -> float:
@@ -171,7 +171,7 @@ def _counts(model: ModelConfig, synthetic: bool, parts: int) -> tuple[int, int]:
     for path, x in jax.tree.leaves_with_path(_shapes(model, synthetic)):
         held = x.size // (1 if fsdp.split_dim(path, x.shape, parts) is None else parts)
         counts[0 if fsdp.is_stacked(path) else 1] += held
-    return tuple(counts)
+    return counts[0], counts[1]
 
 
 @cache

@@ -9,10 +9,11 @@ heads).
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from evotrain.config import Config
 from evotrain.plan.compile import BUFFERS, HLO, LIVE, PROGRAM
 from evotrain.plan.result import Memory
 
@@ -36,18 +37,17 @@ class Place(NamedTuple):
     end: int
 
 
-def read_memory(directory: Path, *, stack_lengths: Collection[int], microbatch: int) -> Memory:
-    """The memory of the step whose compilation wrote to `directory`.
-
-    `stack_lengths` are the numbers of blocks, or of what else is scanned, for which the backward pass keeps an array of
-    `microbatch` examples.
-    """
-    kept_like = [(length, microbatch) if microbatch > 1 else (length,) for length in stack_lengths]
+def read_memory(directory: Path, config: Config) -> Memory:
+    """The memory of the step of `config`, whose compilation wrote to `directory`."""
+    model, examples = config.model, config.mesh.microbatch
+    # Whatever is scanned: for each of so many trips the backward pass keeps an array of the examples of a micro-batch.
+    trips = {model.blocks, model.extra_msa.blocks, model.template.blocks, model.structure.layers, config.data.templates}
+    kept_like = [(length, examples) if examples > 1 else (length,) for length in trips - {0, 1}]
     arguments, parameter_shapes = _arguments(_text(directory, HLO))
-    whole = json.loads((directory / PROGRAM).read_text())["parameters"]
-    parameter_shapes |= {_ordered(tuple(dim for dim in shape if dim != 1)) for shape in whole}
-    if microbatch > 1:  # each example may have gradients of its own
-        parameter_shapes |= {_ordered((microbatch, *shape)) for shape in parameter_shapes}
+    shapes = json.loads((directory / PROGRAM).read_text())["parameters"]
+    parameter_shapes |= {_ordered(tuple(dim for dim in shape if dim != 1)) for shape in shapes}
+    if examples > 1 and config.optimizer.clip == "per_example":  # each has gradients of its own
+        parameter_shapes |= {_ordered((examples, *shape)) for shape in parameter_shapes}
     held = dict.fromkeys((*STATE.values(), "batch"), 0)
     shared, places = 0, {}
     for size, kind, values in _allocations(_text(directory, BUFFERS)):

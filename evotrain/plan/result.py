@@ -109,7 +109,7 @@ class Candidate:
     layout: Layout
     memory: float  # bytes of one device
     step: float  # seconds
-    network: float  # seconds of it that collectives take, while others go on
+    network: float  # seconds that its collectives take by themselves
     fits: bool
 
 
@@ -136,7 +136,9 @@ class Plan:
     compile_seconds: float | None = None
     topology: str | None = None  # libtpu's name of what it was compiled for
     advice: tuple[str, ...] = ()  # what to change where it does not fit
-    candidates: tuple[Candidate, ...] = field(default=())  # of the search, the best first
+    candidates: tuple[Candidate, ...] = field(
+        default=()
+    )  # of the search: those that fit, the fastest first, and the others
 
     @property
     def fits(self) -> bool:

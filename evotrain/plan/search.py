@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 from evotrain.config import Config
-from evotrain.data.features.padding import pad
 from evotrain.plan.estimate import timed, times
-from evotrain.plan.footprint import memory_of
+from evotrain.plan.footprint import example_bytes, memory_of
 from evotrain.plan.program import an_example
 from evotrain.plan.result import GIB, Candidate, Layout
 from evotrain.plan.workload import work_of
@@ -15,18 +15,21 @@ from evotrain.plan.workload import work_of
 REMATS = ("none", "gathered", "block")
 # The share of a device's memory that a layout may take by the model, which knows it to a tenth.
 SAFE = 0.9
-# Steps whose times differ by a smaller share are as fast, as far as the model can tell.
+# Steps whose times differ by a smaller share count as equally fast; the model knows them far less well.
 NEAR = 0.02
 
 
 def candidates(config: Config, devices: int) -> list[Candidate]:
     """Every layout of the run on `devices`: those that fit first, the fastest first, then those that need least."""
     example = an_example(config)
-    padded = {context: pad(example, context) for context in _divisors(devices)}
+
+    @cache
+    def size_of_example(context: int) -> float:
+        return example_bytes(example, context)
 
     def judged(layout: Layout) -> Candidate:
         placed = place(config, layout)
-        memory = memory_of(placed, padded[layout.context]).total
+        memory = memory_of(placed, size_of_example(layout.context)).total
         limits = times(timed(work_of(placed), placed.mesh, placed.target), placed.target)
         fits = memory <= SAFE * config.target.memory_gib * GIB
         return Candidate(layout=layout, memory=memory, step=limits.step, network=limits.network, fits=fits)
@@ -38,8 +41,8 @@ def candidates(config: Config, devices: int) -> list[Candidate]:
 def best_layout(found: list[Candidate]) -> Candidate | None:
     """The fastest one that fits.
 
-    Of those as fast as the formulas can tell it is the one that trusts them least: with the smallest micro-batches,
-    whose arrays are the likeliest to stay in the processor's own memory, and the least to send while it computes.
+    Of those that are as fast, within NEAR, it is the one with the smallest micro-batches, whose arrays are the
+    likeliest to stay in the processor's own memory, and of these the one that sends the least.
     """
     fitting = [one for one in found if one.fits]
     fastest = min((one.step for one in fitting), default=0.0)
@@ -57,7 +60,8 @@ def layouts(batch_size: int, devices: int) -> Iterator[Layout]:
             for remat in REMATS:
                 if remat == "gathered" and context == 1:  # nothing is gathered
                     continue
-                for microbatch in _divisors(batch_size // (data * fsdp)):
+                # Of several examples that are shared the compiler sums gradients where it could scatter them.
+                for microbatch in _divisors(batch_size // (data * fsdp)) if context == 1 else (1,):
                     yield Layout(data=data, fsdp=fsdp, context=context, remat=remat, microbatch=microbatch)
 
 

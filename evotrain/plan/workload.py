@@ -1,9 +1,10 @@
 """What one device does in a step, by formula: operations, traffic with its memory, and what it receives from others."""
 
+import math
 from collections.abc import Iterator
 
 from evotrain.config import Config, ModelConfig
-from evotrain.parallel.mesh import BATCH_AXES, CONTEXT, DATA, FSDP
+from evotrain.parallel.mesh import CONTEXT, DATA, FSDP
 from evotrain.plan.footprint import activation_bytes, parameter_counts
 from evotrain.plan.operations import Sizes, step_flops
 from evotrain.plan.result import Collective, Work
@@ -43,9 +44,11 @@ def memory_traffic(config: Config) -> float:
     passes = recycles + 3 + (mesh.remat != "none")
     parameters = sum(parameter_counts(config)) * FLOAT32
     share = config.batch_size / (mesh.data * mesh.fsdp)
-    # Parameters are read for each pass over a micro-batch, and once more with three other arrays of their size for the
-    # update.
-    return share * passes * (forward + parameters / mesh.microbatch) + 8 * parameters / mesh.fsdp
+    # Each pass over a micro-batch reads the parameters, and the last writes gradients, of each example if those are
+    # clipped; the update reads and writes both, the moments and the average.
+    gradients = parameters / (1 if config.optimizer.clip == "per_example" else mesh.microbatch)
+    read = (passes - 1) * parameters / mesh.microbatch
+    return share * (passes * forward + read + gradients) + 8 * parameters / mesh.fsdp
 
 
 def _of_examples(config: Config) -> Iterator[Collective]:
@@ -98,23 +101,33 @@ def _stacks(model: ModelConfig, sizes: Sizes) -> list[tuple[int, int, int, int]]
 
 def _of_parameters(config: Config) -> Iterator[Collective]:
     """Parameters that are gathered for use, and gradients that are summed."""
-    mesh = config.mesh
-    stacked, others = (FLOAT32 * count for count in parameter_counts(config))
-    if config.optimizer.clip == "per_example":
-        gathered = stacked + others
-    else:  # block by block, in each pass over each micro-batch
-        passes = config.model.recycles / 2 + 1 + (mesh.remat != "none")
-        micro_batches = config.batch_size / (mesh.data * mesh.fsdp * mesh.microbatch)
-        gathered = micro_batches * (passes * stacked + others)
+    mesh, per_example = config.mesh, config.optimizer.clip == "per_example"
+    stacked, others = parameter_counts(config)
+    whole = FLOAT32 * (stacked + others)
+    examples = config.batch_size / (mesh.data * mesh.fsdp)
+    micro_batches = examples / mesh.microbatch
     part = (mesh.fsdp - 1) / mesh.fsdp
+    if per_example:
+        gathered, scattered = whole, whole
+    else:  # block by block, in each pass over each micro-batch, in the dtype of the computation
+        passes = config.model.recycles / 2 + 1 + (mesh.remat != "none")
+        gathered = micro_batches * (passes * activation_bytes(config) * stacked + FLOAT32 * others)
+        scattered = micro_batches * whole
     yield Collective(kind="all-gather", axes=(FSDP,), count=1, bytes=gathered * part, purpose="parameters")
-    whole = stacked + others
-    yield Collective(kind="reduce-scatter", axes=(FSDP,), count=1, bytes=whole * part, purpose="gradients")
-    replicas = {DATA: mesh.data, CONTEXT: mesh.context}
-    axes = tuple(axis for axis, size in replicas.items() if size > 1)
-    others_in = mesh.data * mesh.context
-    summed = 2 * whole / mesh.fsdp * (others_in - 1) / others_in
-    yield Collective(kind="all-reduce", axes=axes or BATCH_AXES, count=1, bytes=summed, purpose="gradients")
+    yield Collective(kind="reduce-scatter", axes=(FSDP,), count=1, bytes=scattered * part, purpose="gradients")
+
+    def summed(axes: tuple[str, ...], count: float, size: float) -> Iterator[Collective]:
+        axes = tuple(axis for axis in axes if getattr(mesh, axis) > 1)
+        devices = math.prod(getattr(mesh, axis) for axis in axes)
+        if axes:
+            received = 2 * size * (devices - 1) / devices
+            yield Collective(kind="all-reduce", axes=axes, count=count, bytes=received, purpose="gradients")
+
+    if per_example:  # whose norm takes all of its gradient
+        yield from summed((CONTEXT,), examples, whole)
+        yield from summed((DATA,), 1, whole / mesh.fsdp)
+    else:
+        yield from summed((DATA, CONTEXT), 1, whole / mesh.fsdp)
 
 
 def _activations(kind: str, count: float, size: float) -> Collective:

@@ -38,6 +38,9 @@ STEPS = {
     "v5e small two at a time": [
         *("target=v5e_1", "data.crop=128", "data.msa_clusters=64", "mesh.microbatch=2", "batch_size=2"),
     ],
+    "v5e small context 4": [
+        *("target=v5e_8", "data.crop=128", "data.msa_clusters=64", "mesh.data=2", "mesh.context=4", "batch_size=8"),
+    ],
     "v5e fsdp 8": ["target=v5e_8", "mesh.data=1", "mesh.fsdp=8", "batch_size=16", "optimizer.clip=global"],
 }
 

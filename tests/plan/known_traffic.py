@@ -1,4 +1,5 @@
-"""Compiles programs for a TPU whose arrays exceed its VMEM, so that it is known what they read from HBM and write.
+"""Compiles programs for a TPU whose arrays exceed its VMEM, so that it is known what they read from HBM and write, each
+operand once whatever tiles it is cut into.
 
 A process of its own. It writes as JSON to standard output, for each program, the bytes that are known and those that
 `plan.hbm` counts.

@@ -170,6 +170,6 @@ def test_a_fusion_whose_operand_is_only_renamed_inside_of_another_reads_it() -> 
 
 def test_compiled_programs_move_what_is_known_of_them(tpu_compiler) -> None:
     """Among them products, loops and a collective, of arrays that fit no VMEM."""
-    process = subprocess.run([sys.executable, SCRIPT], check=True, capture_output=True, text=True)
+    process = subprocess.run([sys.executable, SCRIPT], check=True, stdout=subprocess.PIPE, text=True, timeout=300)
     for name, (known, counted) in json.loads(process.stdout.splitlines()[-1]).items():
         assert counted == pytest.approx(known, rel=1e-3), name
