@@ -54,7 +54,7 @@ def check(config: Config, device_count: int | None, *, processes: int = 1) -> No
 def resolve_mesh(mesh: MeshConfig, device_count: int, *, otherwise: str | None = None) -> MeshConfig:
     """The mesh with its −1 filled in.
 
-    `otherwise` is a remedy beside another mesh; by default, to simulate devices, which one process alone can.
+    `otherwise` is a remedy beside another mesh; by default that of a single process, to simulate devices.
 
     Raises:
       ConfigError: more than one −1, a size of 0, or a product that is not `device_count`.

@@ -313,8 +313,9 @@ def test_mesh_takes_the_rest(sizes, resolved):
 
 def test_where_several_processes_run_none_is_told_to_simulate_devices():
     config = compose(["mesh.data=8"])
-    with pytest.raises(ConfigError, match="start another number of processes"):
+    with pytest.raises(ConfigError, match="start another number of processes") as refused:
         check(config, 2, processes=2)
+    assert "simulate" not in str(refused.value)
     with pytest.raises(ConfigError, match="write mesh.simulate=8"):
         check(config, 2)
 
