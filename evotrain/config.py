@@ -208,7 +208,9 @@ class PredictConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    search: bool = key(False, "try every mesh, micro-batch and mesh.remat, and plan the cheapest that fits")
+    search: bool = key(
+        False, "try every mesh, mesh.remat and micro-batch, and plan one that fits and is as cheap as any"
+    )
     out: str | None = key(None, "directory that is written; null: plan/TARGET in run_dir")
 
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from evotrain.config import Config
 from evotrain.data.pipeline import local_rows
-from evotrain.errors import RunError
+from evotrain.errors import ConfigError
 from evotrain.parallel.mesh import batch_sharding
 from evotrain.plan.footprint import memory_of
 from evotrain.plan.result import GIB
@@ -21,7 +21,7 @@ def check_host_memory(config: Config, batch: Mapping[str, jax.ShapeDtypeStruct],
     resolved.
 
     Raises:
-      RunError: what needs how much, and what to lower.
+      ConfigError: what needs how much, and what to lower.
     """
     example = sum(x.size * x.dtype.itemsize for x in batch.values()) / config.batch_size
     local = example * len(local_rows(batch_sharding(mesh), config.batch_size))
@@ -30,7 +30,7 @@ def check_host_memory(config: Config, batch: Mapping[str, jax.ShapeDtypeStruct],
         step = local + len(mesh.local_devices) * memory_of(config, 0.0).total
     if waiting + step > total_memory():
         of_step = f", and the step takes about {step / GIB:.1f} GiB" if step else ""
-        raise RunError(
+        raise ConfigError(
             f"the run needs more than this machine's {total_memory() / GIB:.1f} GiB of memory: data.prefetch="
             f"{config.data.prefetch} batches of {local / GIB:.2f} GiB wait for their turn{of_step}: lower "
             "data.prefetch, batch_size, data.crop or the model's sizes."

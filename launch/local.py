@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
             failed = _wait(processes, received)
         finally:
             _end(processes)
+        if failed is not None and processes[failed].returncode < 0:
+            print(f"process {failed} was killed by signal {-processes[failed].returncode}", file=sys.stderr)
         if failed:  # process 0 has shown what it had to say
             _show_tail(failed, logs[failed - 1])
         ended = processes if failed is None else [processes[failed]]

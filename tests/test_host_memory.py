@@ -8,7 +8,7 @@ from tiny_run import tiny_config, train_tiny
 from evotrain import host_memory
 from evotrain.data.pipeline import batch_shapes
 from evotrain.data.sources import open_source
-from evotrain.errors import RunError
+from evotrain.errors import ConfigError
 from evotrain.host_memory import check_host_memory
 from evotrain.parallel.mesh import make_mesh
 from evotrain.plan.footprint import memory_of
@@ -23,13 +23,13 @@ def test_what_waits_and_what_the_step_takes_must_fit(one_device, monkeypatch: py
     check_host_memory(config, batch, mesh)
     monkeypatch.setattr(host_memory, "total_memory", lambda: 0.999 * needed)
     with pytest.raises(
-        RunError, match=r"data.prefetch=3 batches of .* GiB wait .* the step takes .* lower data.prefetch"
+        ConfigError, match=r"data.prefetch=3 batches of .* GiB wait .* the step takes .* lower data.prefetch"
     ):
         check_host_memory(config, batch, mesh)
 
 
 def test_a_run_that_does_not_fit_leaves_nothing(one_device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host_memory, "total_memory", lambda: 1000.0)
-    with pytest.raises(RunError, match="the run needs more than this machine's"):
+    with pytest.raises(ConfigError, match="the run needs more than this machine's"):
         train_tiny(tmp_path / "run")
     assert not (tmp_path / "run").exists()

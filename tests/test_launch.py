@@ -84,7 +84,9 @@ def test_local_ends_all_when_one_fails(repository: Path, stub) -> None:
 
 def test_local_returns_what_a_shell_returns_for_a_killed_program(repository: Path, stub) -> None:
     folder = stub("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert run_local(repository, folder, "--processes", "1").returncode == 128 + signal.SIGKILL
+    ended = run_local(repository, folder, "--processes", "1")
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert "process 0 was killed by signal 9" in ended.stderr
 
 
 def test_local_passes_a_preemption_on_to_every_process(repository: Path, stub) -> None:

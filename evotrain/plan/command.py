@@ -55,7 +55,7 @@ def plan(config: Config) -> float:
     if config.mesh.remat == "auto":
         config = replace(config, mesh=replace(config.mesh, remat=least_remat(config, target.memory_gib * GIB)))
 
-    with disk_errors(directory, "plan.out"):  # before what takes minutes
+    with disk_errors(directory, "run_dir" if config.plan.out is None else "plan.out"):  # before what takes minutes
         directory.mkdir(parents=True, exist_ok=True)
 
     console = Console(highlight=False)
@@ -136,7 +136,7 @@ def check_target(config: Config) -> None:
     given = [name for name, default in vars(MeshConfig()).items() if getattr(config.mesh, name) != default]
     if config.plan.search and given:
         keys = ", ".join(f"mesh.{name}={getattr(config.mesh, name)}" for name in given)
-        raise ConfigError(f"plan.search=true tries every mesh: leave {keys} out, or leave plan.search out.")
+        raise ConfigError(f"plan.search=true tries every mesh: leave mesh=… and {keys} out, or plan.search.")
     if config.mesh.simulate:
         raise ConfigError(f"mesh.simulate={config.mesh.simulate} changes nothing in command=plan: leave it out.")
     if config.target.topology is not None and find_spec("libtpu") is None:
@@ -206,7 +206,7 @@ def chosen(looked_at: list[Candidate], config: Config, devices: int) -> Candidat
 def nothing(config: Config, devices: int) -> str:
     """The end of a sentence: on how many devices nothing fits, and what else there is to try."""
     chunks = ", or kernels=xla_chunked" if config.kernels.attention == "xla" else ""
-    return f"{devices} devices: choose a target with more memory or more chips{chunks}."
+    return f"{devices} device{'s' * (devices > 1)}: choose a target with more memory or more chips{chunks}."
 
 
 def advice(config: Config, devices: int, looked_at: list[Candidate]) -> tuple[str, ...]:

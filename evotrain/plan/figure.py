@@ -91,7 +91,8 @@ def _draw_times(axes: Axes, plan: Plan) -> None:
 
 def _draw_collectives(axes: Axes, plan: Plan) -> None:
     """What a device receives in a step, by kind and axes."""
-    merged = plan.work.merged()[:COLLECTIVES]
+    every = plan.work.merged()
+    merged = every[:COLLECTIVES]
     prefix, size = next((item for item in wording.PREFIXES.items() if merged[0].step_bytes >= item[1]), ("", 1))
     for row, one in enumerate(merged):
         axes.barh(row, one.step_bytes / size, color=PURPOSES.get(one.purpose, GREY), height=0.62)
@@ -102,7 +103,8 @@ def _draw_collectives(axes: Axes, plan: Plan) -> None:
     axes.legend(**above, borderaxespad=0, borderpad=0.2, handlelength=1, handleheight=1)
     axes.set_xlim(0, 1.25 * merged[0].step_bytes / size)
     labels = [f"{one.kind}, {' '.join(one.axes)}" for one in merged]
-    _dress(axes, labels, f"Received by a device in a step ({prefix}B)\n")
+    which = f", the {len(merged)} largest of {len(every)}" if len(every) > len(merged) else ""
+    _dress(axes, labels, f"Received by a device in a step ({prefix}B){which}\n")
 
 
 def _label(axes: Axes, x: float, row: int, text: str, **style: str) -> None:
