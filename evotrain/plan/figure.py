@@ -103,8 +103,8 @@ def _draw_collectives(axes: Axes, plan: Plan) -> None:
     axes.legend(**above, borderaxespad=0, borderpad=0.2, handlelength=1, handleheight=1)
     axes.set_xlim(0, 1.25 * merged[0].step_bytes / size)
     labels = [f"{one.kind}, {' '.join(one.axes)}" for one in merged]
-    which = f", the {len(merged)} largest of {len(every)}" if len(every) > len(merged) else ""
-    _dress(axes, labels, f"Received by a device in a step ({prefix}B){which}\n")
+    which = f", {len(merged)} largest of {len(every)}" if len(every) > len(merged) else ""
+    _dress(axes, labels, f"Received in a step ({prefix}B){which}\n")
 
 
 def _label(axes: Axes, x: float, row: int, text: str, **style: str) -> None:
