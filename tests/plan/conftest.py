@@ -45,7 +45,7 @@ STEPS = {
 }
 
 
-NIGHTLY = ("v5e context 8 none", "v5p context 16 none")
+NIGHTLY = ("v5e context 8 none", "v5p context 16 none", "v5p context 8 gathered")
 
 
 class Step(NamedTuple):

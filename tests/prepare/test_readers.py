@@ -6,7 +6,7 @@ import pytest
 from deadly_set import DeadlySet
 from made_sets import write_raw_set
 
-from evotrain.errors import DataError, EvotrainError
+from evotrain.errors import DataError, EvotrainError, RunError
 from evotrain.prepare.files import whole
 from evotrain.prepare.readers import Readers
 
@@ -24,7 +24,7 @@ def test_another_job_may_write_the_same_file(tmp_path):
         temporary.write_bytes(b"content")
         path.write_bytes(b"content")
         temporary.unlink()
-    with pytest.raises(FileNotFoundError), whole(tmp_path / "missing"):
+    with pytest.raises(RunError, match="it was removed"), whole(tmp_path / "missing"):
         pass
     with pytest.raises(OSError, match="other"), whole(path) as temporary:
         temporary.write_bytes(b"new")
