@@ -49,8 +49,8 @@ def train(config: Config) -> float | None:
         # ---- Data and run directory ----
         with distributed.on_every_process():
             source = open_source(config)
-            batch = batch_shapes(source, config, mesh)
-            check_host_memory(config, batch, mesh)
+            shapes = batch_shapes(source, config, mesh)
+            check_host_memory(config, shapes, mesh)
         check_hosts_agree(source)
         abstract = abstract_state(config, mesh)
         run_dir = RunDir(config.run_dir)
@@ -76,7 +76,7 @@ def train(config: Config) -> float | None:
 
         # ---- Programs ----
         jitted = train_step(config, mesh)
-        traced = jitted.trace(abstract, batch)
+        traced = jitted.trace(abstract, shapes)
         batches = Batches(source, config, mesh, start=examples)
         clock = Clock(config, count_flops(traced.jaxpr, open_trips=config.model.recycles / 2), batches.timing)
         judge = Evaluation(source, config, mesh, eval_step(config, mesh), source.held_out)

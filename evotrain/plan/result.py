@@ -1,7 +1,7 @@
 """What a plan says: memory, work and time of one training step on one device, and what the run comes to."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 GIB = 2**30
@@ -136,9 +136,7 @@ class Plan:
     compile_seconds: float | None = None
     topology: str | None = None  # libtpu's name of what it was compiled for
     advice: tuple[str, ...] = ()  # what to change where it does not fit
-    candidates: tuple[Candidate, ...] = field(
-        default=()
-    )  # of the search: those that fit, the fastest first, and the others
+    candidates: tuple[Candidate, ...] = ()  # of the search: those that fit, the fastest first, then the others
 
     @property
     def fits(self) -> bool:
